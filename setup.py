@@ -1,0 +1,63 @@
+"""Packaging: explicit packages, so that nothing else in the checkout is ever installed."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+VERSION = "0.1.0.dev0"
+
+setup(
+    name="ase-finetune",
+    version=VERSION,
+    description="Fine-tune MACE potentials for ASE and score the physics against DFT",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=[
+        "ase_finetune",
+        "ase_finetune.foundations",
+        "ase_finetune.optimizers",
+        "properties",
+        "systems",
+        "systems.dft",
+    ],
+    package_dir={"": "."},
+    package_data={
+        "ase_finetune": ["py.typed", "templates/*"],
+        "ase_finetune.foundations": ["seed/*"],
+        "properties": ["py.typed"],
+        "systems": ["py.typed", "data/*.h5"],
+    },
+    install_requires=[
+        "ase>=3.29",
+        "h5py>=3.10",
+        "jinja2>=3.1",
+        "mace-torch>=0.3.16",
+        "matplotlib>=3.8",
+        "matscipy>=1.2",
+        "numpy>=1.26",
+        "phonopy>=4.0",
+        "pyyaml>=6.0",
+        "rich>=13.0",
+        "safetensors>=0.4.3",
+        "schedulefree>=1.4",
+        "scipy>=1.11",
+        "symfc>=1.6",
+        "torch>=2.6",
+        "torch-optimizer>=0.3",
+        "typer>=0.12",
+    ],
+    extras_require={
+        "test": ["mypy>=1.11", "pytest>=8.0", "ruff>=0.6", "types-PyYAML"],
+        "study": ["dask[distributed]>=2024.1", "dask-jobqueue>=0.8"],
+        "gallery": ["sphinx>=7", "sphinx-gallery>=0.16"],
+        "dft": ["pyscf>=2.6", "dftd3>=1.0"],
+        "tracking": ["tensorboard>=2.15"],
+    },
+    entry_points={
+        "console_scripts": ["ase-finetune=ase_finetune.cli:main"],
+        "ase.ioformats": ["ase-finetune-h5=systems.hdf5:ase_finetune_h5"],
+    },
+)
