@@ -1,0 +1,41 @@
+"""The one place that imports mace-torch, so that its import side effects are undone.
+
+mace-torch 0.3.16 sets ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1`` for the whole process, which turns
+torch's safe loading off for everybody; e3nn 0.4.4 loads a file of constants that needs ``slice``
+to be allowed; without cuequivariance it prints a line on standard output, where our JSON goes.
+All three are handled here, and torch's safe default is back when the import returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import warnings
+
+import torch
+
+_FLAG = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+
+torch.serialization.add_safe_globals([slice])
+_before = os.environ.get(_FLAG)
+with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    warnings.simplefilter("ignore")
+    from e3nn import o3
+    from mace import modules
+    from mace.tools.finetuning_utils import load_foundations_elements
+    from mace.tools.scripts_utils import extract_config_mace_model, remove_pt_head
+    from mace.tools.utils import AtomicNumberTable
+if _before is None:
+    os.environ.pop(_FLAG, None)
+else:
+    os.environ[_FLAG] = _before
+
+__all__ = [
+    "AtomicNumberTable",
+    "extract_config_mace_model",
+    "load_foundations_elements",
+    "modules",
+    "o3",
+    "remove_pt_head",
+]

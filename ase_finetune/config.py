@@ -1,0 +1,177 @@
+"""Settings of training and refinement, checked when they are made."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from ase_finetune.errors import ConfigError
+
+E0_MODES = ("estimated", "foundation", "average", "isolated")
+SCHEDULES = ("constant", "cosine")
+DTYPE_NAMES = ("float32", "float64")
+T = TypeVar("T")
+
+
+def _choose(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
+
+
+def _number(name: str, value: object, low: float, high: float = math.inf) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        bound = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+        raise ConfigError(f"{name} is {value!r}; it must be a number {bound}.")
+
+
+def _whole(name: str, value: object, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {low}.")
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Make a config from a mapping, refusing keys that it does not have.
+
+    Raises
+    ------
+    ConfigError
+        On an unknown key (with the nearest valid ones) or an invalid value.
+    """
+    known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"valid keys are {', '.join(known)}."
+            raise ConfigError(f"Unknown setting {key!r}; {hint}")
+    return cls(**values)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of the mini-batch stage.
+
+    Attributes
+    ----------
+    foundation
+        ``seed``, a checkpoint folder, a ``.model`` file, a name known to mace-torch, or
+        ``scratch`` for random weights of the given ``architecture``.
+    head
+        Head of a multi-head foundation.
+    architecture
+        Changes to the seed's architecture, for ``scratch`` only.
+    optimizer, optimizer_options
+        A registry name, and keywords for it.
+    lr, weight_decay
+        Learning rate (None: the optimizer's default for fine-tuning); decay.
+    schedule, warmup_fraction
+        ``constant`` or ``cosine`` to zero; share of the steps spent warming up.
+    epochs, batch_size, patience
+        Passes over the data; frames per step; epochs without a better validation force error
+        before stopping (0: never).
+    energy_weight, forces_weight, stress_weight
+        Weights of the mean squared errors, in eV/atom, eV/A and eV/A^3.
+    E0s
+        ``estimated``, ``foundation``, ``average``, ``isolated`` or ``{symbol: eV}``.
+    ema_decay
+        Decay of the averaged weights that are validated and deployed (0: none).
+    clip
+        Largest gradient norm (0: none).
+    default_dtype, device, seed
+        ``float32`` or ``float64``; ``cpu``, ``cuda`` or ``auto``; of data order and weights.
+    """
+
+    foundation: str = "seed"
+    head: str | None = None
+    architecture: Mapping[str, Any] = field(default_factory=dict)
+    optimizer: str = "adamw"
+    optimizer_options: Mapping[str, Any] = field(default_factory=dict)
+    lr: float | None = None
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup_fraction: float = 0.0
+    epochs: int = 100
+    batch_size: int = 4
+    patience: int = 0
+    energy_weight: float = 1.0
+    forces_weight: float = 10.0
+    stress_weight: float = 0.0
+    E0s: str | Mapping[str, float] = "estimated"
+    ema_decay: float = 0.99
+    clip: float = 1.0
+    default_dtype: str = "float64"
+    device: str = "cpu"
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        from ase_finetune.optimizers import check_optimizer
+
+        check_optimizer(self.optimizer, self.optimizer_options)
+        if self.lr is not None:
+            _number("lr", self.lr, 1e-12)
+        if self.architecture and self.foundation != "scratch":
+            raise ConfigError("architecture applies to foundation 'scratch' only.")
+        _number("weight_decay", self.weight_decay, 0.0)
+        _choose("schedule", self.schedule, SCHEDULES)
+        _number("warmup_fraction", self.warmup_fraction, 0.0, 1.0)
+        for name in ("epochs", "batch_size"):
+            _whole(name, getattr(self, name), 1)
+        for name in ("patience", "seed"):
+            _whole(name, getattr(self, name), 0)
+        weights = ("energy_weight", "forces_weight", "stress_weight")
+        for name in weights:
+            _number(name, getattr(self, name), 0.0)
+        if not any(getattr(self, name) > 0 for name in weights):
+            raise ConfigError("All loss weights are zero; set at least one.")
+        if isinstance(self.E0s, str):
+            _choose("E0s", self.E0s, E0_MODES)
+        _number("ema_decay", self.ema_decay, 0.0, 0.999999)
+        _number("clip", self.clip, 0.0)
+        _choose("default_dtype", self.default_dtype, DTYPE_NAMES)
+        if self.device.split(":")[0] not in ("cpu", "cuda", "auto"):
+            raise ConfigError(f"device is {self.device!r}; choose cpu, cuda, cuda:N or auto.")
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """Settings of the full-batch stage, always in float64.
+
+    Attributes
+    ----------
+    method
+        ``lbfgs``.
+    evaluations
+        Budget in evaluations of the whole training set's loss and gradient.
+    history
+        Pairs that L-BFGS keeps.
+    proximal
+        Weight of the squared distance to the start, relative to the loss (0: none).
+    batch_atoms
+        Atoms evaluated at once; bounds memory, does not change the loss.
+    energy_weight, forces_weight, stress_weight
+        None: as in training.
+    device
+        ``cpu``, ``cuda`` or ``auto``.
+    """
+
+    method: str = "lbfgs"
+    evaluations: int = 80
+    history: int = 20
+    proximal: float = 0.0
+    batch_atoms: int = 256
+    energy_weight: float | None = None
+    forces_weight: float | None = None
+    stress_weight: float | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        _choose("method", self.method, ("lbfgs",))
+        for name in ("evaluations", "history", "batch_atoms"):
+            _whole(name, getattr(self, name), 1)
+        _number("proximal", self.proximal, 0.0)
+        for name in ("energy_weight", "forces_weight", "stress_weight"):
+            if getattr(self, name) is not None:
+                _number(name, getattr(self, name), 0.0)

@@ -1,0 +1,233 @@
+"""Frames as graphs: neighbor lists made once, batches collated from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from ase import Atoms
+from matscipy.neighbours import neighbour_list
+
+from ase_finetune.errors import DataError
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One frame as tensors.
+
+    Attributes
+    ----------
+    positions
+        Shape (N, 3), A.
+    species
+        Shape (N,), index of each atom's element in the model's list.
+    cell
+        Shape (3, 3), A; the frame's own, or a bounding cell where that has no volume.
+    edge_index
+        Shape (2, E), sender and receiver.
+    unit_shifts
+        Shape (E, 3), cell vectors crossed from sender to receiver.
+    energy, forces, stress
+        Labels in eV (E0s subtracted), eV/A and eV/A^3 (Voigt), or None.
+    """
+
+    positions: torch.Tensor
+    species: torch.Tensor
+    cell: torch.Tensor
+    edge_index: torch.Tensor
+    unit_shifts: torch.Tensor
+    energy: float | None = None
+    forces: torch.Tensor | None = None
+    stress: torch.Tensor | None = None
+
+    @property
+    def n_atoms(self) -> int:
+        return int(self.positions.shape[0])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Graphs joined for one evaluation; labels absent in a graph are masked out."""
+
+    inputs: dict[str, torch.Tensor]
+    n_atoms: torch.Tensor
+    energy: torch.Tensor
+    forces: torch.Tensor
+    stress: torch.Tensor
+    has_energy: torch.Tensor
+    has_forces: torch.Tensor
+    has_stress: torch.Tensor
+
+    @property
+    def n_graphs(self) -> int:
+        return int(self.n_atoms.shape[0])
+
+
+def species_index(atoms: Atoms, numbers: Sequence[int]) -> np.ndarray:
+    """Return each atom's index in the model's element list.
+
+    Raises
+    ------
+    DataError
+        If the model does not know an element of the frame.
+    """
+    table = {int(z): i for i, z in enumerate(numbers)}
+    unknown = sorted({s for s, z in zip(atoms.symbols, atoms.numbers, strict=True)
+                      if int(z) not in table})
+    if unknown:
+        raise DataError(f"The model does not know the elements {', '.join(unknown)}.")
+    return np.array([table[int(z)] for z in atoms.numbers], dtype=np.int64)
+
+
+def _bounding_cell(atoms: Atoms, r_max: float) -> np.ndarray:
+    """Fill the directions that are not periodic with vectors too long to matter."""
+    cell = np.array(atoms.cell.array, dtype=float)
+    pbc = np.asarray(atoms.pbc)
+    if pbc.all():
+        return cell
+    extent = float(np.ptp(atoms.positions, axis=0).max()) if len(atoms) else 0.0
+    length = 2.0 * (extent + r_max) + 10.0
+    periodic = [cell[i] for i in range(3) if pbc[i]]
+    if not periodic:
+        return np.eye(3) * length
+    # Any complement of the periodic directions will do; an orthogonal one keeps the volume finite.
+    _, _, basis = np.linalg.svd(np.array(periodic))
+    normals = list(basis[len(periodic):])
+    for i in range(3):
+        if not pbc[i]:
+            cell[i] = normals.pop() * length
+    return cell
+
+
+def build_graph(
+    atoms: Atoms,
+    numbers: Sequence[int],
+    r_max: float,
+    *,
+    dtype: torch.dtype,
+    E0s: dict[int, float] | None = None,
+) -> Graph:
+    """Make the graph of one frame, with labels when ``E0s`` is given.
+
+    Parameters
+    ----------
+    atoms
+        A frame; labels under ``REF_energy``, ``REF_forces`` and ``REF_stress``.
+    numbers
+        The model's element list.
+    r_max
+        Cutoff, A.
+    dtype
+        Dtype of the floating-point tensors.
+    E0s
+        Energy of each isolated element in eV, subtracted from the energy label in float64, since
+        total energies lose digits in float32.
+    """
+    species = species_index(atoms, numbers)
+    bounding = _bounding_cell(atoms, r_max)
+    sender, receiver, shifts = neighbour_list(
+        "ijS", positions=atoms.positions, cell=bounding, pbc=atoms.pbc, cutoff=r_max
+    )
+    # A slab with a stated cell height keeps it, so that its stress refers to that volume.
+    cell = np.array(atoms.cell.array) if atoms.cell.rank == 3 else bounding
+    energy, forces, stress = None, None, None
+    if E0s is not None:
+        if "REF_energy" in atoms.info:
+            energy = float(atoms.info["REF_energy"]) - sum(E0s[int(z)] for z in atoms.numbers)
+        if "REF_forces" in atoms.arrays:
+            forces = torch.as_tensor(np.asarray(atoms.arrays["REF_forces"]), dtype=dtype)
+        if "REF_stress" in atoms.info:
+            stress = torch.as_tensor(np.asarray(atoms.info["REF_stress"]), dtype=dtype)
+    return Graph(
+        positions=torch.as_tensor(np.array(atoms.positions), dtype=dtype),
+        species=torch.as_tensor(species),
+        cell=torch.as_tensor(cell, dtype=dtype),
+        edge_index=torch.as_tensor(np.stack((sender, receiver)), dtype=torch.int64),
+        unit_shifts=torch.as_tensor(np.asarray(shifts), dtype=dtype),
+        energy=energy,
+        forces=forces,
+        stress=stress,
+    )
+
+
+def collate(graphs: Sequence[Graph], n_elements: int, device: torch.device | str = "cpu") -> Batch:
+    """Join graphs into the input that a MACE module takes, with their labels."""
+    dtype = graphs[0].positions.dtype
+    sizes = torch.tensor([g.n_atoms for g in graphs])
+    offsets = torch.cumsum(sizes, 0) - sizes
+    species = torch.cat([g.species for g in graphs])
+    index = torch.arange(len(graphs))
+    edges = torch.cat([g.edge_index + o for g, o in zip(graphs, offsets, strict=True)], dim=1)
+    unit_shifts = torch.cat([g.unit_shifts for g in graphs])
+    shifts = torch.cat([g.unit_shifts @ g.cell for g in graphs])
+    inputs = {
+        "positions": torch.cat([g.positions for g in graphs]),
+        "node_attrs": torch.nn.functional.one_hot(species, n_elements).to(dtype),
+        "cell": torch.cat([g.cell for g in graphs]),
+        "edge_index": edges,
+        "unit_shifts": unit_shifts,
+        "shifts": shifts,
+        "batch": torch.repeat_interleave(index, sizes),
+        "ptr": torch.cat([torch.zeros(1, dtype=torch.int64), torch.cumsum(sizes, 0)]),
+        "head": torch.zeros(len(graphs), dtype=torch.int64),
+    }
+    zeros = [torch.zeros(g.n_atoms, 3, dtype=dtype) for g in graphs]
+    none = torch.zeros(6, dtype=dtype)
+    batch = Batch(
+        inputs={k: v.to(device) for k, v in inputs.items()},
+        n_atoms=sizes.to(device),
+        energy=torch.tensor([g.energy or 0.0 for g in graphs], dtype=dtype, device=device),
+        forces=torch.cat(
+            [z if g.forces is None else g.forces for g, z in zip(graphs, zeros, strict=True)]
+        ).to(device),
+        stress=torch.stack([none if g.stress is None else g.stress for g in graphs]).to(device),
+        has_energy=torch.tensor([g.energy is not None for g in graphs], device=device),
+        has_forces=torch.tensor([g.forces is not None for g in graphs], device=device),
+        has_stress=torch.tensor([g.stress is not None for g in graphs], device=device),
+    )
+    return batch
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a module says of a batch: eV without E0s, eV/A, eV/A^3 (Voigt)."""
+
+    energy: torch.Tensor
+    node_energy: torch.Tensor
+    forces: torch.Tensor
+    stress: torch.Tensor | None
+
+
+def predict(
+    module: torch.nn.Module, batch: Batch, *, stress: bool, training: bool = False
+) -> Prediction:
+    """Evaluate a MACE module on a batch.
+
+    Parameters
+    ----------
+    module
+        A single-head MACE.
+    batch
+        As from :func:`collate`; it may be used again.
+    stress
+        Whether to return stresses.
+    training
+        Keep the graph, so that the result can be differentiated by the parameters.
+    """
+    inputs = dict(batch.inputs)  # the module writes into the dictionary, and needs fresh leaves
+    inputs["positions"] = inputs["positions"].detach().clone()
+    out = module(inputs, training=training, compute_force=True, compute_stress=stress)
+    energy, forces = out["interaction_energy"], out["forces"]
+    node_energy = out["node_energy"]
+    voigt = None
+    if stress:
+        s = out["stress"]
+        voigt = torch.stack(
+            [s[:, 0, 0], s[:, 1, 1], s[:, 2, 2], s[:, 1, 2], s[:, 0, 2], s[:, 0, 1]], dim=1
+        )
+    if not training:
+        energy, forces = energy.detach(), forces.detach()
+        voigt = None if voigt is None else voigt.detach()
+    return Prediction(energy, node_energy.detach(), forces, voigt)

@@ -1,0 +1,69 @@
+"""The one objective of training and refinement: weighted squared errors of E, F and stress.
+
+It is a mean over the whole training set, so that a mini-batch gives an unbiased estimate of
+exactly what the full-batch refinement minimizes. mace-torch averages forces within each batch
+instead, which makes its loss depend on how frames of different sizes are grouped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ase_finetune.graphs import Batch, Graph, Prediction
+
+
+@dataclass(frozen=True)
+class Loss:
+    """L = w_E mean_frames (dE/N)^2 + w_F mean_components dF^2 + w_S mean_components dS^2.
+
+    Attributes
+    ----------
+    energy_weight, forces_weight, stress_weight
+        w_E in 1/(eV/atom)^2, w_F in 1/(eV/A)^2, w_S in 1/(eV/A^3)^2.
+    n_frames, n_forces, n_stresses
+        Counts over the training set: frames with an energy, force components, stress components.
+    """
+
+    energy_weight: float
+    forces_weight: float
+    stress_weight: float
+    n_frames: int
+    n_forces: int
+    n_stresses: int
+
+    @classmethod
+    def for_graphs(
+        cls, graphs: Sequence[Graph], energy_weight: float, forces_weight: float,
+        stress_weight: float,
+    ) -> Loss:
+        """Count the labels of a training set."""
+        return cls(
+            energy_weight,
+            forces_weight,
+            stress_weight,
+            n_frames=sum(g.energy is not None for g in graphs),
+            n_forces=sum(3 * g.n_atoms for g in graphs if g.forces is not None),
+            n_stresses=sum(6 for g in graphs if g.stress is not None),
+        )
+
+    @property
+    def needs_stress(self) -> bool:
+        return self.stress_weight > 0 and self.n_stresses > 0
+
+    def __call__(self, prediction: Prediction, batch: Batch) -> torch.Tensor:
+        """Return the batch's share of L; the shares of a partition add up to L exactly."""
+        per_atom = (prediction.energy - batch.energy) / batch.n_atoms
+        per_atom = torch.where(batch.has_energy, per_atom, torch.zeros_like(per_atom))
+        total = self.energy_weight / max(self.n_frames, 1) * per_atom.square().sum()
+        mask = batch.has_forces[batch.inputs["batch"]].unsqueeze(-1)
+        forces = torch.where(mask, prediction.forces - batch.forces, 0.0)
+        total = total + self.forces_weight / max(self.n_forces, 1) * forces.square().sum()
+        if self.needs_stress and prediction.stress is not None:
+            stress = torch.where(
+                batch.has_stress.unsqueeze(-1), prediction.stress - batch.stress, 0.0
+            )
+            total = total + self.stress_weight / max(self.n_stresses, 1) * stress.square().sum()
+        return total
