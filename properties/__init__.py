@@ -1,0 +1,53 @@
+"""Material properties from any ASE calculator: frozen results with units and sources.
+
+Needs no machine-learning library. Drawing lives in `properties.plot`, which is not imported here
+because it needs matplotlib.
+"""
+
+from __future__ import annotations
+
+from properties.batch import Evaluation, evaluate
+from properties.elastic import ElasticResult, StrainScan, elastic_tensor, strain_scan
+from properties.errors import (
+    CalculatorError,
+    MissingQuantityError,
+    NotConvergedError,
+    PropertyError,
+    StructureError,
+    UnitMismatchError,
+)
+from properties.gsfe import GSFEResult, gsfe_curve
+from properties.lattice import LatticeResult, lattice_constant
+from properties.quantity import Comparison, Curve, Quantity, compare
+from properties.relaxation import MASK_2D, MASK_3D, Relaxation, relax
+from properties.slip import SlipGeometry, gsfe_cell, slip_geometry
+
+__all__ = [
+    "MASK_2D",
+    "MASK_3D",
+    "CalculatorError",
+    "Comparison",
+    "Curve",
+    "ElasticResult",
+    "Evaluation",
+    "GSFEResult",
+    "LatticeResult",
+    "MissingQuantityError",
+    "NotConvergedError",
+    "PropertyError",
+    "Quantity",
+    "Relaxation",
+    "SlipGeometry",
+    "StrainScan",
+    "StructureError",
+    "UnitMismatchError",
+    "compare",
+    "elastic_tensor",
+    "evaluate",
+    "gsfe_cell",
+    "gsfe_curve",
+    "lattice_constant",
+    "relax",
+    "slip_geometry",
+    "strain_scan",
+]

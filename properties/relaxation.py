@@ -1,0 +1,139 @@
+"""Relaxation of atoms and cell that either converges or raises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from properties.batch import missing_property
+from properties.errors import CalculatorError, NotConvergedError, StructureError
+
+MASK_3D = (True, True, True, True, True, True)
+MASK_2D = (True, True, False, False, False, True)
+
+
+@dataclass(frozen=True, eq=False)
+class Relaxation:
+    """A converged relaxation.
+
+    Attributes
+    ----------
+    atoms : Atoms
+        The relaxed structure, without calculator.
+    n_steps : int
+        Optimizer steps taken.
+    max_force : float
+        Largest norm of the generalized force, eV/A (cell rows: virial over atoms, eV).
+    """
+
+    atoms: Atoms
+    n_steps: int
+    max_force: float
+
+
+def relax(
+    atoms: Atoms,
+    calc: Any,
+    *,
+    cell: bool = False,
+    mask: Sequence[bool] | None = None,
+    fmax: float = 1e-4,
+    max_steps: int = 500,
+) -> Relaxation:
+    """Relax ionic positions and, if asked for, the cell.
+
+    Parameters
+    ----------
+    atoms : Atoms
+        Start; left unchanged. Its constraints are kept.
+    calc : ASE calculator
+        Energies, forces, and stress if `cell` is true.
+    cell : bool
+        Relax the cell through `ase.filters.FrechetCellFilter`.
+    mask : sequence of 6 bool, optional
+        Strain components that may change, Voigt xx yy zz yz xz xy; all by default.
+        `MASK_2D` is for layers in the xy plane.
+    fmax : float
+        Largest remaining force in eV/A.
+    max_steps : int
+        Steps after which the relaxation counts as failed.
+
+    Returns
+    -------
+    Relaxation
+
+    Raises
+    ------
+    NotConvergedError
+        If `fmax` is not reached within `max_steps`.
+    CalculatorError
+        If forces or stress are missing or not finite.
+    StructureError
+        If the cell is to be relaxed but the structure has none.
+    """
+    from ase.filters import FrechetCellFilter
+    from ase.optimize import BFGS
+
+    if mask is not None and (not cell or len(mask) != 6):
+        raise StructureError("A mask has six components and needs cell=True.")
+    relaxed = atoms.copy()  # type: ignore[no-untyped-call]
+    relaxed.calc = calc
+    if cell:
+        require_cell(atoms)
+        target: Any = FrechetCellFilter(relaxed, mask=list(mask or MASK_3D))  # type: ignore[no-untyped-call]
+    else:
+        target = relaxed
+    optimizer = BFGS(target, logfile=None)
+    run_to_convergence(optimizer, target, calc, fmax=fmax, max_steps=max_steps)
+    residual = float(np.linalg.norm(target.get_forces(), axis=1).max())
+    relaxed.calc = None
+    return Relaxation(relaxed, int(optimizer.nsteps), residual)
+
+
+def run_to_convergence(
+    optimizer: Any, target: Any, calc: Any, *, fmax: float, max_steps: int
+) -> None:
+    """Run an ASE optimizer; raise unless it converges with finite forces.
+
+    Raises
+    ------
+    NotConvergedError, CalculatorError
+        See :func:`relax`.
+    """
+
+    def check() -> None:
+        if not np.isfinite(target.get_forces()).all():
+            raise CalculatorError(
+                f"The calculator {type(calc).__name__} returned forces or stress that are not "
+                "finite; check the structure and the model."
+            )
+
+    optimizer.attach(check)
+    with missing_property(calc):
+        converged = optimizer.run(fmax=fmax, steps=max_steps)
+    if not converged:
+        residual = float(np.linalg.norm(target.get_forces(), axis=1).max())
+        raise NotConvergedError(
+            f"The relaxation stopped after {max_steps} steps at {residual:.2e} eV/A, above "
+            f"fmax = {fmax:g}; raise max_steps, start closer, or loosen fmax if the calculator "
+            "is noisy (single precision)."
+        )
+
+
+def require_cell(atoms: Atoms) -> None:
+    """Raise StructureError unless the structure is a crystal without constraints."""
+    if len(atoms) == 0:
+        raise StructureError("The structure holds no atoms.")
+    if not (atoms.pbc[0] and atoms.pbc[1]) or atoms.cell.rank < 3:
+        raise StructureError(
+            "The structure needs three cell vectors and periodic boundaries along the first two "
+            "at least; set atoms.cell and atoms.pbc."
+        )
+    if not np.isfinite(atoms.positions).all() or not np.isfinite(atoms.cell.array).all():
+        raise StructureError("The structure holds positions or cell vectors that are not finite.")
+    if atoms.constraints:
+        raise StructureError("Remove the constraints from the structure: all of it is relaxed here.")
