@@ -1,0 +1,1 @@
+"""Scripts that computed the DFT labels and references; run them with ``python -m``."""
