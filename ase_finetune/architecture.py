@@ -8,6 +8,7 @@ shift) travel as tensors; coupling tensors are rebuilt.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -129,7 +130,9 @@ def build(architecture: Mapping[str, Any], *, dtype: torch.dtype) -> torch.nn.Mo
         gate = architecture["gate"]
         keywords["gate"] = None if gate is None else _GATES[gate]
         numbers = [int(z) for z in architecture["atomic_numbers"]]
-        with default_dtype(DTYPES[architecture["built_dtype"]]):
+        with default_dtype(DTYPES[architecture["built_dtype"]]), warnings.catch_warnings():
+            # e3nn scripts its layers; TorchScript warns about each of them.
+            warnings.simplefilter("ignore")
             module = modules.ScaleShiftMACE(
                 atomic_energies=torch.zeros(1, len(numbers)).numpy(),
                 atomic_inter_scale=1.0,

@@ -1,0 +1,296 @@
+"""Checkpoints: a folder of safetensors and JSON, from which nothing is ever executed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.data import atomic_numbers, chemical_symbols, covalent_radii
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+
+from ase_finetune.architecture import (
+    DTYPES,
+    build,
+    describe,
+    dtype_name,
+    load_tensors,
+    stored_tensors,
+)
+from ase_finetune.errors import CheckpointError
+from ase_finetune.graphs import build_graph, collate, predict
+
+FORMAT = "ase-finetune checkpoint"
+FORMAT_VERSION = 1
+_PACKAGES = ("ase-finetune", "torch", "mace-torch", "e3nn", "ase", "matscipy", "numpy")
+_REQUIRED: dict[str, type | tuple[type, ...]] = {
+    "architecture": dict,
+    "elements": list,
+    "E0s": dict,
+    "dtype": str,
+    "stage": str,
+    "foundation": dict,
+    "tensors_sha256": str,
+    "probe": dict,
+}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that shape a result."""
+    found = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def probe_atoms(numbers: list[int]) -> Atoms:
+    """Return a small fixed cluster of a model's elements, whose energy identifies the model."""
+    chosen = (numbers * 4)[: max(4, min(len(numbers), 8))]
+    spacing = 2.2 * float(max(covalent_radii[z] for z in chosen))
+    grid = np.array([[i % 2, (i // 2) % 2, i // 4] for i in range(len(chosen))], dtype=float)
+    skew = 0.11 * np.sin(np.arange(3 * len(chosen))).reshape(-1, 3)
+    return Atoms(numbers=chosen, positions=spacing * (grid + skew))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model with its provenance.
+
+    Attributes
+    ----------
+    architecture
+        As from :func:`ase_finetune.architecture.describe`.
+    tensors
+        Name -> weights and model constants.
+    E0s
+        Atomic number -> eV, in double precision.
+    stage
+        ``zero_shot``, ``finetuned`` or ``refined``.
+    foundation
+        ``name`` and ``sha256`` of what it was fine-tuned from.
+    config, metrics, data_hash
+        Resolved settings, errors and budget, and the hash of the labelled frames.
+    """
+
+    architecture: Mapping[str, Any]
+    tensors: Mapping[str, torch.Tensor]
+    E0s: Mapping[int, float]
+    stage: str
+    foundation: Mapping[str, Any]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    data_hash: str | None = None
+
+    @classmethod
+    def from_module(
+        cls, module: torch.nn.Module, E0s: Mapping[int, float], **metadata: Any
+    ) -> Checkpoint:
+        """Take the weights of a module; ``metadata`` are the remaining attributes."""
+        return cls(describe(module), stored_tensors(module), dict(E0s), **metadata)
+
+    @property
+    def numbers(self) -> list[int]:
+        """Atomic numbers that the model knows, in the model's order."""
+        return [int(z) for z in self.architecture["atomic_numbers"]]
+
+    @property
+    def r_max(self) -> float:
+        """Cutoff of one interaction layer, A."""
+        return float(self.architecture["r_max"])
+
+    def replace(self, **changes: Any) -> Checkpoint:
+        """Return a copy with some attributes changed."""
+        return replace(self, **changes)
+
+    def module(self, dtype: str | None = None, device: str = "cpu") -> torch.nn.Module:
+        """Build the module.
+
+        Parameters
+        ----------
+        dtype
+            ``float32`` or ``float64``; None keeps the stored one.
+        device
+            Where to put it.
+
+        Raises
+        ------
+        CheckpointError
+            If architecture and tensors do not belong together.
+        """
+        stored = _dtype_of(self.tensors)
+        module = build(self.architecture, dtype=DTYPES[dtype or stored])
+        load_tensors(module, self.tensors)
+        energies: Any = module.atomic_energies_fn
+        values = [[self.E0s[z] for z in self.numbers]]
+        energies.atomic_energies.copy_(torch.tensor(values, dtype=torch.float64))
+        return module.to(device)
+
+    def probe(self) -> dict[str, float]:
+        """Return the interaction energy (eV) and force norm (eV/A) of a small fixed cluster."""
+        module = self.module("float64")
+        atoms = probe_atoms(self.numbers)
+        graph = build_graph(atoms, self.numbers, self.r_max, dtype=torch.float64)
+        result = predict(module, collate([graph], len(self.numbers)), stress=False)
+        return {"energy": float(result.energy), "forces_norm": float(result.forces.norm())}
+
+    def save(self, path: str | Path) -> Path:
+        """Write the folder atomically: a temporary name, fsync, rename.
+
+        Raises
+        ------
+        CheckpointError
+            If ``path`` exists and is not a checkpoint, or the disk refuses.
+        """
+        target = Path(path)
+        if target.exists() and not (target / "checkpoint.json").is_file():
+            raise CheckpointError(f"{target} exists and is not a checkpoint; choose another name.")
+        payload = save_safetensors({k: v.contiguous() for k, v in self.tensors.items()})
+        document = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "backend": "mace",
+            "stage": self.stage,
+            "architecture": dict(self.architecture),
+            "elements": [chemical_symbols[z] for z in self.numbers],
+            "E0s": {chemical_symbols[z]: e for z, e in self.E0s.items()},
+            "dtype": _dtype_of(self.tensors),
+            "foundation": dict(self.foundation),
+            "config": dict(self.config),
+            "metrics": dict(self.metrics),
+            "data_hash": self.data_hash,
+            "versions": versions(),
+            "tensors_sha256": hashlib.sha256(payload).hexdigest(),
+            "probe": self.probe(),
+        }
+        text = json.dumps(document, indent=1, allow_nan=False).encode()
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        retired = target.with_name(f".{target.name}.{os.getpid()}.old")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            write_synced(temporary / "model.safetensors", payload)
+            write_synced(temporary / "checkpoint.json", text)
+            if target.exists():
+                os.rename(target, retired)
+            os.rename(temporary, target)
+        except OSError as error:
+            raise CheckpointError(f"Cannot write {target}: {error.strerror}.") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(retired, ignore_errors=True)
+        return target
+
+    @classmethod
+    def load(cls, path: str | Path) -> Checkpoint:
+        """Read a folder; nothing in it is executed.
+
+        Parameters
+        ----------
+        path
+            The folder that :meth:`save` wrote.
+
+        Raises
+        ------
+        CheckpointError
+            If it is absent, damaged, foreign, of a newer format, or gives other energies here
+            than where it was written.
+        """
+        folder = Path(path)
+        document = _read_document(folder)
+        try:
+            payload = (folder / "model.safetensors").read_bytes()
+        except OSError as error:
+            raise CheckpointError(
+                f"Cannot read {folder / 'model.safetensors'}: {error.strerror}."
+            ) from error
+        if hashlib.sha256(payload).hexdigest() != document["tensors_sha256"]:
+            raise CheckpointError(
+                f"{folder}: the weights are not those that its checkpoint.json describes; "
+                "copy the whole folder again."
+            )
+        try:
+            tensors = load_safetensors(payload)
+        except SafetensorError as error:
+            raise CheckpointError(f"{folder}: the weights cannot be read ({error}).") from error
+        try:
+            E0s = {atomic_numbers[s]: float(e) for s, e in document["E0s"].items()}
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder}: the E0s are not numbers by element.") from error
+        numbers = document["architecture"].get("atomic_numbers")
+        if sorted(E0s) != sorted(numbers or []):
+            raise CheckpointError(f"{folder}: E0s and architecture name different elements.")
+        result = cls(
+            architecture=document["architecture"],
+            tensors=tensors,
+            E0s=E0s,
+            stage=document["stage"],
+            foundation=document["foundation"],
+            config=document.get("config", {}),
+            metrics=document.get("metrics", {}),
+            data_hash=document.get("data_hash"),
+        )
+        result._verify(document["probe"], folder)
+        return result
+
+    def _verify(self, expected: Mapping[str, Any], folder: Path) -> None:
+        """Compare with the probe stored at saving: library changes must not pass unseen."""
+        found = self.probe()
+        for key, value in found.items():
+            want = expected.get(key)
+            if not isinstance(want, float) or abs(value - want) > 1e-6 * max(1.0, abs(want)):
+                raise CheckpointError(
+                    f"{folder} gives another {key} of its probe cluster here ({value:.8g}) than "
+                    f"where it was saved ({want}); install the library versions it lists."
+                )
+
+
+def _dtype_of(tensors: Mapping[str, torch.Tensor]) -> str:
+    names = {str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.is_floating_point()}
+    if len(names) != 1 or not names <= set(DTYPES):
+        raise CheckpointError(f"The weights have dtypes {sorted(names)}; expected one float dtype.")
+    return names.pop()
+
+
+def _read_document(folder: Path) -> dict[str, Any]:
+    path = folder / "checkpoint.json"
+    if not folder.is_dir() or not path.is_file():
+        raise CheckpointError(f"{folder} is not a checkpoint folder (it has no checkpoint.json).")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not readable JSON; copy the folder again.") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not an ase-finetune checkpoint.")
+    if document.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format version {document.get('format_version')}, this version of "
+            f"ase-finetune reads {FORMAT_VERSION}; update ase-finetune."
+        )
+    for key, kind in _REQUIRED.items():
+        if not isinstance(document.get(key), kind):
+            raise CheckpointError(f"{path} lacks a valid {key!r}; copy the folder again.")
+    return document
+
+
+def write_synced(path: Path, payload: bytes) -> None:
+    """Write a file and wait until it is on disk."""
+    with open(path, "wb") as file:
+        file.write(payload)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+__all__ = ["Checkpoint", "dtype_name", "probe_atoms", "versions", "write_synced"]

@@ -1,0 +1,123 @@
+"""The energy of each isolated element (E0), which decides what the network has to learn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms
+from ase.data import atomic_numbers, chemical_symbols
+
+from ase_finetune.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class E0s:
+    """E0s and how they were found.
+
+    Attributes
+    ----------
+    values
+        Atomic number -> eV.
+    note
+        One sentence for the log: mode, and for fits the rank.
+    """
+
+    values: dict[int, float]
+    note: str
+
+
+def is_isolated_atom(atoms: Atoms) -> bool:
+    """Whether a frame is one atom in vacuum; such frames set E0s and are not trained on."""
+    return len(atoms) == 1 and (
+        not bool(np.any(atoms.pbc)) or atoms.info.get("config_type") == "IsolatedAtom"
+    )
+
+
+def _fit(
+    frames: Sequence[Atoms], target: np.ndarray, elements: Sequence[int]
+) -> tuple[np.ndarray, int]:
+    counts = np.array([[np.sum(a.numbers == z) for z in elements] for a in frames], dtype=float)
+    # Per atom, so that large frames do not outvote small ones; minimum norm where rank-deficient.
+    size = counts.sum(axis=1)
+    solution, _, rank, _ = np.linalg.lstsq(counts / size[:, None], target / size, rcond=1e-8)
+    return solution, int(rank)
+
+
+def _rank_text(rank: int, elements: Sequence[int]) -> str:
+    text = f"rank {rank} of {len(elements)}"
+    if rank < len(elements):
+        text += " (fixed composition: minimum-norm solution; isolated-atom frames would decide it)"
+    return text
+
+
+def resolve_E0s(
+    mode: str | Mapping[str, float],
+    frames: Sequence[Atoms],
+    elements: Sequence[int],
+    *,
+    foundation_E0s: Mapping[int, float] | None,
+    foundation_energies: np.ndarray | None,
+) -> E0s:
+    """Find the E0s of a fine-tuning.
+
+    Parameters
+    ----------
+    mode
+        ``estimated``: the foundation's plus a least-squares shift per element of label minus
+        foundation prediction, which keeps its binding; ``foundation``; ``average``: least squares
+        of the labels; ``isolated``: from isolated-atom frames; or ``{symbol: eV}``.
+    frames
+        Training frames with ``REF_energy``, isolated atoms among them.
+    elements
+        Atomic numbers of the model.
+    foundation_E0s, foundation_energies
+        Atomic number -> eV, and eV for each of ``frames``; None when training from scratch, where
+        ``estimated`` means ``average``.
+
+    Raises
+    ------
+    ConfigError
+        If a given mapping lacks an element or there is no foundation to take E0s from.
+    DataError
+        If isolated atoms are asked for and absent, or no frame has an energy.
+    """
+    if isinstance(mode, Mapping):
+        unknown = [s for s in mode if s not in atomic_numbers]
+        lacking = [chemical_symbols[z] for z in elements if chemical_symbols[z] not in mode]
+        if unknown or lacking:
+            raise ConfigError(
+                f"E0s must give every element once; unknown {unknown}, lacking {lacking}."
+            )
+        return E0s({z: float(mode[chemical_symbols[z]]) for z in elements}, "E0s: given")
+    if mode == "foundation":
+        if foundation_E0s is None:
+            raise ConfigError("E0s 'foundation' needs a foundation; use average or isolated.")
+        return E0s({z: float(foundation_E0s[z]) for z in elements}, "E0s: the foundation's")
+    labelled = [i for i, a in enumerate(frames) if "REF_energy" in a.info]
+    if not labelled:
+        raise DataError("No training frame has an energy label, so E0s cannot be fitted; "
+                        "use E0s 'foundation' or give them.")
+    if mode == "isolated":
+        values = {}
+        for i in labelled:
+            if is_isolated_atom(frames[i]):
+                values[int(frames[i].numbers[0])] = float(frames[i].info["REF_energy"])
+        lacking = [chemical_symbols[z] for z in elements if z not in values]
+        if lacking:
+            raise DataError(
+                f"E0s 'isolated' needs a frame of one {lacking[0]} atom in vacuum; "
+                f"add it, or use E0s 'estimated'."
+            )
+        return E0s({z: values[z] for z in elements}, "E0s: labels of isolated atoms")
+    labels = np.array([float(frames[i].info["REF_energy"]) for i in labelled])
+    chosen = [frames[i] for i in labelled]
+    if mode == "average" or foundation_E0s is None or foundation_energies is None:
+        fit, rank = _fit(chosen, labels, elements)
+        note = f"E0s: least-squares fit of the labels, {_rank_text(rank, elements)}"
+        return E0s(dict(zip(elements, map(float, fit), strict=True)), note)
+    shift, rank = _fit(chosen, labels - foundation_energies[labelled], elements)
+    note = f"E0s: the foundation's, shifted by least squares, {_rank_text(rank, elements)}"
+    values = {z: foundation_E0s[z] + float(s) for z, s in zip(elements, shift, strict=True)}
+    return E0s(values, note)

@@ -1,0 +1,170 @@
+"""What every stage starts from: foundation, E0s and graphs, resolved from data and settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+
+from ase_finetune.architecture import DTYPES, build
+from ase_finetune.checkpoint import Checkpoint
+from ase_finetune.config import TrainConfig
+from ase_finetune.data import Splits
+from ase_finetune.e0s import E0s, is_isolated_atom, resolve_E0s
+from ase_finetune.errors import ConfigError, DataError
+from ase_finetune.evaluate import chunks
+from ase_finetune.foundations import SEED, Foundation, load_foundation
+from ase_finetune.graphs import Graph, build_graph, collate, predict
+
+
+@dataclass(frozen=True)
+class Start:
+    """A resolved beginning.
+
+    Attributes
+    ----------
+    checkpoint
+        Foundation weights with the E0s of this data, stage ``zero_shot``.
+    E0s
+        With the sentence that says how they were found.
+    """
+
+    checkpoint: Checkpoint
+    E0s: E0s
+
+
+def training_frames(frames: Sequence[Atoms]) -> list[Atoms]:
+    """Return the frames that are trained on: isolated atoms only set E0s."""
+    return [a for a in frames if not is_isolated_atom(a)]
+
+
+def make_graphs(
+    frames: Sequence[Atoms], checkpoint: Checkpoint, dtype: str, *, stress: bool
+) -> list[Graph]:
+    """Make labelled graphs for a checkpoint; stress labels are dropped unless asked for."""
+    graphs = [
+        build_graph(
+            a, checkpoint.numbers, checkpoint.r_max, dtype=DTYPES[dtype], E0s=dict(checkpoint.E0s)
+        )
+        for a in frames
+    ]
+    return graphs if stress else [dataclasses.replace(g, stress=None) for g in graphs]
+
+
+def prepare(splits: Splits, config: TrainConfig) -> Start:
+    """Load the foundation for the elements of all splits and fix the E0s on the training frames.
+
+    Raises
+    ------
+    DataError, ConfigError, FoundationError
+        If data, settings and foundation do not fit together.
+    """
+    every = [*splits.train, *splits.valid, *(a for t in splits.tests.values() for a in t)]
+    elements = sorted({int(z) for a in every for z in a.numbers})
+    if not training_frames(splits.train):
+        raise DataError("There are no frames to train on.")
+    if config.foundation == "scratch":
+        return _from_scratch(splits.train, elements, config)
+    foundation = load_foundation(
+        config.foundation, elements, head=config.head, dtype=config.default_dtype
+    )
+    energies = _energies(foundation, splits.train)
+    E0 = resolve_E0s(
+        config.E0s, splits.train, elements,
+        foundation_E0s=foundation.E0s, foundation_energies=energies,
+    )
+    checkpoint = Checkpoint.from_module(
+        foundation.module, E0.values, stage="zero_shot",
+        foundation={"name": foundation.name, "sha256": foundation.sha256},
+        config=dataclasses.asdict(config), data_hash=splits.data_hash(),
+    )
+    return Start(checkpoint, E0)
+
+
+def _energies(foundation: Foundation, frames: Sequence[Atoms]) -> np.ndarray:
+    """Total energies that the foundation predicts, eV."""
+    checkpoint = Checkpoint.from_module(
+        foundation.module, foundation.E0s, stage="zero_shot", foundation={}
+    )
+    dtype = str(next(foundation.module.parameters()).dtype).removeprefix("torch.")
+    graphs = [build_graph(a, checkpoint.numbers, checkpoint.r_max, dtype=DTYPES[dtype])
+              for a in frames]
+    parts = [
+        predict(foundation.module, collate(part, len(checkpoint.numbers)), stress=False).energy
+        for part in chunks(graphs, 512)
+    ]
+    E0 = np.array([sum(foundation.E0s[int(z)] for z in a.numbers) for a in frames])
+    return np.asarray(torch.cat(parts).double().numpy() + E0)
+
+
+def seed_architecture() -> dict[str, Any]:
+    """Return the architecture of the bundled seed, the default for training from scratch."""
+    return dict(Checkpoint.load(SEED).architecture)
+
+
+def _from_scratch(
+    frames: Sequence[Atoms], elements: Sequence[int], config: TrainConfig
+) -> Start:
+    base: Mapping[str, Any] = config.architecture
+    if "hidden_irreps" not in base:
+        base = {**seed_architecture(), **base}
+    E0 = resolve_E0s(config.E0s, frames, elements, foundation_E0s=None, foundation_energies=None)
+    described = {
+        **_DEFAULTS, **base, "atomic_numbers": list(elements), "heads": ["Default"],
+        "built_dtype": config.default_dtype,
+    }
+    unknown = sorted(set(described) - set(_DEFAULTS) - {"atomic_numbers", "heads", "built_dtype"})
+    if unknown:
+        raise ConfigError(
+            f"Unknown architecture keys {unknown}; valid are {', '.join(sorted(_DEFAULTS))}."
+        )
+    chosen = training_frames(frames)
+    graphs = [build_graph(a, elements, described["r_max"], dtype=torch.float64) for a in chosen]
+    n_atoms = sum(g.n_atoms for g in graphs)
+    described["avg_num_neighbors"] = max(
+        1.0, sum(g.edge_index.shape[1] for g in graphs) / max(n_atoms, 1)
+    )
+    forces = [np.asarray(a.arrays["REF_forces"]) for a in chosen if "REF_forces" in a.arrays]
+    scale = float(np.sqrt(np.mean(np.concatenate(forces) ** 2))) if forces else 1.0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        module: Any = build(described, dtype=DTYPES[config.default_dtype])
+    module.scale_shift.scale.fill_(scale if scale > 1e-6 else 1.0)
+    checkpoint = Checkpoint.from_module(
+        module, E0.values, stage="zero_shot", foundation={"name": "scratch", "sha256": ""},
+        config=dataclasses.asdict(config), data_hash=None,
+    )
+    return Start(checkpoint, E0)
+
+
+_DEFAULTS: dict[str, Any] = {
+    "r_max": 5.0,
+    "num_bessel": 8,
+    "num_polynomial_cutoff": 5,
+    "max_ell": 3,
+    "num_interactions": 2,
+    "correlation": 3,
+    "radial_type": "bessel",
+    "radial_MLP": [64, 64, 64],
+    "pair_repulsion": False,
+    "distance_transform": "None",
+    "avg_num_neighbors": 1.0,
+    "apply_cutoff": True,
+    "use_reduced_cg": True,
+    "use_so3": False,
+    "use_agnostic_product": False,
+    "use_last_readout_only": False,
+    "use_edge_irreps_first": False,
+    "interaction_cls": "RealAgnosticResidualInteractionBlock",
+    "interaction_cls_first": "RealAgnosticInteractionBlock",
+    "readout_cls": "NonLinearReadoutBlock",
+    "hidden_irreps": "32x0e",
+    "MLP_irreps": "16x0e",
+    "edge_irreps": None,
+    "gate": "silu",
+}
