@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from properties.errors import CalculatorError
 
@@ -100,7 +100,7 @@ def evaluate_one(atoms: Atoms, calc: Any, *, stress: bool) -> Evaluation:
     return _checked(Evaluation(energy, forces, tensor), calc)
 
 
-class missing_property:  # noqa: N801
+class missing_property:
     """Context that turns ASE's PropertyNotImplementedError into a CalculatorError."""
 
     def __init__(self, calc: Any) -> None:
@@ -134,11 +134,15 @@ def _from_mapping(found: Any, calc: Any, stress: bool) -> Evaluation:
 
 
 def _checked(evaluation: Evaluation, calc: Any) -> Evaluation:
-    parts = {"energy": evaluation.energy, "forces": evaluation.forces, "stress": evaluation.stress}
-    for key, part in parts.items():
-        if part is not None and not np.isfinite(part).all():
+    parts: dict[str, ArrayLike | None] = {
+        "an energy": evaluation.energy,
+        "forces": evaluation.forces,
+        "a stress": evaluation.stress,
+    }
+    for what, part in parts.items():
+        if part is not None and not np.isfinite(np.asarray(part)).all():
             raise CalculatorError(
-                f"The calculator {type(calc).__name__} returned {key} that are not finite; "
-                "check the structure and the model."
+                f"The calculator {type(calc).__name__} returned {what} with values that are not "
+                "finite; check the structure and the model."
             )
     return evaluation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from properties.batch import Progress, evaluate
 from properties.errors import StructureError
 from properties.moduli import Moduli, average_moduli
 from properties.quantity import Curve, Quantity
-from properties.relaxation import relax, require_cell
+from properties.relaxation import relax, relax_ions, require_cell
 
 Ions = Literal["relaxed", "clamped"]
 INDEPENDENT = {
@@ -189,7 +190,7 @@ def elastic_tensor(
     if not atoms.pbc.all():
         raise StructureError("Elastic constants need a structure periodic in three directions.")
     if ions not in ("relaxed", "clamped"):
-        raise StructureError(f"The mode of the ions {ions!r} is unknown; use 'relaxed' or 'clamped'.")
+        raise StructureError(f"Ions can be 'relaxed' or 'clamped', not {ions!r}.")
     if not 0.0 < delta < 0.05 or n_steps < 3:
         raise StructureError("The strain increment must lie below 0.05 and n_steps be 3 or more.")
     symmetry = _symmetry(atoms, symmetry)
@@ -198,17 +199,13 @@ def elastic_tensor(
         base = relax(atoms, calc, cell=True, fmax=fmax, max_steps=max_steps).atoms
     base = base.copy()  # type: ignore[no-untyped-call]
     base.calc = None
-    reduced = [] if symmetry == "triclinic" else list(
-        generate_strained_configs(base, symmetry, n_steps, delta)
+    reduced = (
+        []
+        if symmetry == "triclinic"
+        else list(generate_strained_configs(base, symmetry, n_steps, delta))
     )
     general = list(generate_strained_configs(base, "triclinic", n_steps, delta))
-    total = len(reduced) + len(general)
-
-    def report(done: int, _: int) -> None:
-        if progress is not None:
-            progress(min(done, total), total)
-
-    strained = _stresses([*reduced, *general], calc, ions, fmax, max_steps, report)
+    strained = _stresses([*reduced, *general], calc, ions, fmax, max_steps, progress)
     C_triclinic, err_triclinic = _fit(strained[len(reduced) :], "triclinic", n_steps, delta)
     C, C_err = (
         _fit(strained[: len(reduced)], symmetry, n_steps, delta)
@@ -294,27 +291,27 @@ def strain_scan(
         )
         if progress is not None:
             progress(done, len(ordered))
-    steps = np.array(
-        [np.abs(b.C - a.C).max() for a, b in zip(results[:-1], results[1:], strict=True)]
-    )
+    steps = np.array([np.abs(b.C - a.C).max() for a, b in pairwise(results)])
     spreads = np.maximum(steps[:-1], steps[1:])
     plateau = int(spreads.argmin())
     return StrainScan(np.array(ordered), tuple(results), plateau + 1, float(spreads[plateau]))
 
 
 def _stresses(
-    frames: list[Atoms], calc: Any, ions: Ions, fmax: float, max_steps: int, report: Progress
+    frames: list[Atoms],
+    calc: Any,
+    ions: Ions,
+    fmax: float,
+    max_steps: int,
+    progress: Progress | None,
 ) -> list[Atoms]:
-    """Attach the stress to every strained frame, ions relaxed if asked for."""
-    # One atom per cell has no internal freedom, so these all go through one batch.
-    if ions == "relaxed" and len(frames[0]) > 1:
-        evaluations = []
-        for done, frame in enumerate(frames, start=1):
-            frame.positions[:] = relax(frame, calc, fmax=fmax, max_steps=max_steps).atoms.positions
-            evaluations += evaluate([frame], calc, stress=True)
-            report(done, len(frames))
+    """Return the strained frames with their stress attached, ions relaxed if asked for."""
+    if ions == "relaxed":
+        frames, evaluations = relax_ions(
+            frames, calc, stress=True, fmax=fmax, max_steps=max_steps, progress=progress
+        )
     else:
-        evaluations = evaluate(frames, calc, stress=True, progress=report)
+        evaluations = evaluate(frames, calc, stress=True, progress=progress)
     for frame, evaluation in zip(frames, evaluations, strict=True):
         frame.calc = SinglePointCalculator(frame, stress=evaluation.stress)  # type: ignore[no-untyped-call]
     return frames

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from ase import Atoms, units
+from ase import units
 from numpy.typing import NDArray
 
-from properties.batch import Evaluation, Progress, evaluate, evaluate_one
+from properties.batch import Progress, evaluate
 from properties.errors import StructureError
 from properties.normal_relaxation import relax_normal
 from properties.quantity import Curve, Quantity
@@ -160,7 +160,8 @@ def gsfe_curve(
     ]
     opening = np.zeros(n_points)
     if mode == "rigid":
-        energies = np.array([e.energy for e in evaluate(cells, calc, stress=False, progress=progress)])
+        rigid = evaluate(cells, calc, stress=False, progress=progress)
+        energies = np.array([one.energy for one in rigid])
         spent = n_points
     else:
         energies = np.zeros(n_points)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from properties.batch import Progress, evaluate
 from properties.errors import NotConvergedError, StructureError
 from properties.quantity import Curve, Quantity
-from properties.relaxation import MASK_2D, MASK_3D, relax, require_cell
+from properties.relaxation import MASK_2D, MASK_3D, relax, relax_ions, require_cell
 
 EV_PER_A2_IN_N_PER_M = units.m**2 / units.J
 
@@ -150,14 +150,15 @@ def lattice_constant(
     if progress is not None:
         progress(1, total)
     strained = _strained(relaxed, np.linspace(-eos_strain, eos_strain, eos_points), flat)
-    if len(relaxed) > 1:
-        strained = [relax(frame, calc, fmax=fmax, max_steps=max_steps).atoms for frame in strained]
 
     def report(done: int, _: int) -> None:
         if progress is not None:
             progress(1 + done, total)
 
-    energies = np.array([e.energy for e in evaluate(strained, calc, stress=False, progress=report)])
+    strained, found = relax_ions(
+        strained, calc, stress=False, fmax=fmax, max_steps=max_steps, progress=report
+    )
+    energies = np.array([one.energy for one in found])
     at_minimum = evaluate([relaxed], calc, stress=True)[0]
     if at_minimum.stress is None:
         raise AssertionError("evaluate(stress=True) returned no stress")
@@ -172,7 +173,7 @@ def lattice_constant(
         a0_agreement=a0_eos / a0 - 1.0,
         bulk_modulus_eos=modulus * EV_PER_A2_IN_N_PER_M if flat else modulus / units.GPa,
         energy_per_atom=at_minimum.energy / n_atoms,
-        volume_per_atom=float(relaxed.get_volume()) / n_atoms,
+        volume_per_atom=_size(relaxed, flat=False) / n_atoms,
         residual_stress=at_minimum.stress / units.GPa,
         two_dimensional=flat,
         eos_sizes=sizes,
@@ -202,18 +203,19 @@ def fit_birch_murnaghan(
     NotConvergedError
         If the minimum lies outside the points.
     """
-    from ase.eos import EquationOfState, birchmurnaghan
+    from ase.eos import EquationOfState
 
     # Energies of all-electron size would otherwise spoil the least-squares fit.
     shift = float(energies.min())
-    eos = EquationOfState(sizes, energies - shift, eos="birchmurnaghan")
+    equation: Any = EquationOfState
+    eos = equation(sizes, energies - shift, eos="birchmurnaghan")
     size, _, modulus = eos.fit(warn=False)
     if not sizes.min() < size < sizes.max() or modulus <= 0.0:
         raise NotConvergedError(
             "The equation of state has no minimum inside its points; start from a cell nearer to "
             "equilibrium or widen eos_strain."
         )
-    residual = birchmurnaghan(sizes, *eos.eos_parameters) - (energies - shift)
+    residual = eos.func(sizes, *eos.eos_parameters) - (energies - shift)
     return float(size), float(modulus), float(np.sqrt(np.mean(residual**2)))
 
 
@@ -232,7 +234,7 @@ def _strained(atoms: Atoms, strains: NDArray[np.float64], flat: bool) -> list[At
 def _size(atoms: Atoms, flat: bool) -> float:
     if flat:
         return float(np.linalg.norm(np.cross(atoms.cell[0], atoms.cell[1])))
-    return float(atoms.get_volume())
+    return abs(float(np.linalg.det(atoms.cell.array)))
 
 
 def _conventional_edge(atoms: Atoms) -> float:
@@ -240,5 +242,5 @@ def _conventional_edge(atoms: Atoms) -> float:
     lattice = atoms.cell.get_bravais_lattice(eps=1e-3, pbc=atoms.pbc)
     if lattice.name in ("CUB", "BCC", "FCC"):
         cubes = {"CUB": 1, "BCC": 2, "FCC": 4}[lattice.name]
-        return float((cubes * atoms.get_volume()) ** (1 / 3))
+        return float((cubes * _size(atoms, flat=False)) ** (1 / 3))
     return float(np.linalg.norm(atoms.cell[0]))

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from properties.batch import evaluate_one
 from properties.relaxation import run_to_convergence
 
+# eV/A^2, the order of a metal's stiffness between close-packed planes per atom in them.
+GAP_STIFFNESS = 20.0
+
 
 @dataclass(frozen=True, eq=False)
 class NormalRelaxation:
@@ -33,7 +36,7 @@ class NormalRelaxation:
     n_evaluations: int
 
 
-class GapFilter(Filter):  # type: ignore[misc]
+class GapFilter(Filter):
     """Degrees of freedom: the gaps between planes of one atom each, cell height included.
 
     A stack of planes is a chain of springs. In the gaps its Hessian is close to a multiple of
@@ -63,9 +66,9 @@ class GapFilter(Filter):  # type: ignore[misc]
         columns[:, 2] = np.diff(heights)
         return columns
 
-    def set_positions(self, new: NDArray[np.float64], **_: Any) -> None:
+    def set_positions(self, positions: NDArray[np.float64], **_: Any) -> None:
         """Set the gaps from the third column; in-plane positions stay."""
-        gaps = np.asarray(new)[:, 2]
+        gaps = np.asarray(positions)[:, 2]
         cell = self.atoms.cell.array.copy()
         cell[2, 2] = gaps.sum()
         self.atoms.set_cell(cell, scale_atoms=False)
@@ -141,8 +144,9 @@ def relax_normal(
         columns = np.zeros((len(atoms), 3))
         columns[:, 2] = start
         gaps.set_positions(columns)
-    run_to_convergence(
-        BFGS(gaps, logfile=None, alpha=20.0), gaps, calc, fmax=fmax, max_steps=max_steps
-    )
+    # ASE optimizers take filters although their annotation says Atoms.
+    target: Any = gaps
+    optimizer = BFGS(target, logfile=None, alpha=GAP_STIFFNESS)
+    run_to_convergence(optimizer, gaps, calc, fmax=fmax, max_steps=max_steps)
     energy = evaluate_one(relaxed, calc, stress=False).energy
     return NormalRelaxation(gaps.get_positions()[:, 2], energy, gaps.n_evaluations)

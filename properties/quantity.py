@@ -176,9 +176,8 @@ def compare(
     """
     missing = [name for name in reference if name not in result]
     if missing:
-        raise MissingQuantityError(
-            f"The result lacks {', '.join(missing)}; it has {', '.join(sorted(result)) or 'nothing'}."
-        )
+        present = ", ".join(sorted(result)) or "nothing"
+        raise MissingQuantityError(f"The result lacks {', '.join(missing)}; it has {present}.")
     return {name: _compare_one(name, result[name], ref) for name, ref in reference.items()}
 
 

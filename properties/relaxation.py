@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from properties.batch import missing_property
+from properties.batch import Evaluation, Progress, evaluate, evaluate_one, missing_property
 from properties.errors import CalculatorError, NotConvergedError, StructureError
 
 MASK_3D = (True, True, True, True, True, True)
@@ -49,7 +49,7 @@ def relax(
     Parameters
     ----------
     atoms : Atoms
-        Start; left unchanged. Its constraints are kept.
+        Start; left unchanged. Its constraints hold, but a cell is relaxed without any.
     calc : ASE calculator
         Energies, forces, and stress if `cell` is true.
     cell : bool
@@ -94,6 +94,56 @@ def relax(
     return Relaxation(relaxed, int(optimizer.nsteps), residual)
 
 
+def relax_ions(
+    frames: Sequence[Atoms],
+    calc: Any,
+    *,
+    stress: bool,
+    fmax: float,
+    max_steps: int,
+    progress: Progress | None = None,
+) -> tuple[list[Atoms], list[Evaluation]]:
+    """Relax the ions of independent frames at fixed cell, and evaluate them.
+
+    All frames are evaluated together first; only those with forces above `fmax` are relaxed, so
+    crystals whose ions are held by symmetry cost one batch.
+
+    Parameters
+    ----------
+    frames : sequence of Atoms
+        Left unchanged.
+    calc, fmax, max_steps
+        See :func:`relax`.
+    stress : bool
+        Whether the stress is needed.
+    progress : callable, optional
+        Called with (done, total) frames.
+
+    Returns
+    -------
+    atoms, evaluations : list of Atoms, list of Evaluation
+        Relaxed frames, and energy, forces and stress of each.
+
+    Raises
+    ------
+    NotConvergedError, CalculatorError
+        See :func:`relax`.
+    """
+    atoms = [frame.copy() for frame in frames]  # type: ignore[no-untyped-call]
+    evaluations = evaluate(atoms, calc, stress=stress)
+    moving = [i for i, e in enumerate(evaluations) if np.linalg.norm(e.forces, axis=1).max() > fmax]
+    done = len(atoms) - len(moving)
+    for i in moving:
+        if progress is not None:
+            progress(done, len(atoms))
+        atoms[i] = relax(atoms[i], calc, fmax=fmax, max_steps=max_steps).atoms
+        evaluations[i] = evaluate_one(atoms[i], calc, stress=stress)
+        done += 1
+    if progress is not None:
+        progress(len(atoms), len(atoms))
+    return atoms, evaluations
+
+
 def run_to_convergence(
     optimizer: Any, target: Any, calc: Any, *, fmax: float, max_steps: int
 ) -> None:
@@ -136,4 +186,4 @@ def require_cell(atoms: Atoms) -> None:
     if not np.isfinite(atoms.positions).all() or not np.isfinite(atoms.cell.array).all():
         raise StructureError("The structure holds positions or cell vectors that are not finite.")
     if atoms.constraints:
-        raise StructureError("Remove the constraints from the structure: all of it is relaxed here.")
+        raise StructureError("Remove the constraints from the structure; all of it is relaxed.")

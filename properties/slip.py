@@ -83,26 +83,29 @@ def slip_geometry(
     normal = _reduced(plane, "plane")
     slip = _reduced(direction, "direction")
     if int(normal @ slip) != 0:
-        raise StructureError(f"The direction {tuple(slip)} does not lie in the plane {tuple(normal)}.")
+        raise StructureError(f"The direction {_text(slip)} is not in the plane {_text(normal)}.")
     lattice = PRIMITIVE[structure]
     span = range(-SEARCH, SEARCH + 1)
     vectors = np.array([m @ lattice for m in product(span, repeat=3) if any(m)])
     heights = vectors @ normal
     along = [v for v in vectors if not np.cross(v, slip).any() and v @ slip > 0]
     flat = vectors[heights == 0]
+    too_large = StructureError(
+        f"The indices {_text(normal)} and {_text(slip)} are too large for this search."
+    )
     if not along or not (heights > 0).any():
-        raise StructureError(f"The indices {tuple(normal)}, {tuple(slip)} are too large.")
+        raise too_large
     burgers = min(along, key=lambda v: int(v @ v))
     second = _second(burgers, flat, normal)
     step = int(heights[heights > 0].min())
-    # The primitive cell volume fixes the area; a larger one means the search range was too small.
-    volume = abs(int(round(np.linalg.det(np.array([burgers, second, _lowest(vectors, heights, step)])))))
-    if volume != abs(int(round(np.linalg.det(lattice)))):
-        raise StructureError(f"The indices {tuple(normal)}, {tuple(slip)} are too large.")
+    third = _lowest(vectors, heights, step)
+    # Anything but the volume of the primitive cell means that the search range was too small.
+    if abs(np.linalg.det([burgers, second, third])) > abs(np.linalg.det(lattice)) + 0.5:
+        raise too_large
     frame = _frame(slip, normal)
     to_angstrom = frame.T * (a0 / 2.0)
     in_plane = np.array([burgers, second]) @ to_angstrom
-    stacking = _lowest(vectors, heights, step) @ to_angstrom
+    stacking = third @ to_angstrom
     return SlipGeometry(
         plane=(int(normal[0]), int(normal[1]), int(normal[2])),
         direction=(int(slip[0]), int(slip[1]), int(slip[2])),
@@ -179,6 +182,10 @@ def _reduced(indices: Sequence[int], what: str) -> NDArray[np.int64]:
     return np.array([h, k, m]) // gcd(h, k, m)
 
 
+def _text(indices: NDArray[np.int64]) -> str:
+    return str(tuple(int(i) for i in indices))
+
+
 def _second(
     burgers: NDArray[np.int64], flat: NDArray[np.int64], normal: NDArray[np.int64]
 ) -> NDArray[np.int64]:
@@ -188,9 +195,7 @@ def _second(
     return min(candidates, key=lambda v: (int(v @ v), abs(int(v @ burgers)), tuple(v)))
 
 
-def _lowest(
-    vectors: NDArray[np.int64], heights: NDArray[np.int64], step: int
-) -> NDArray[np.int64]:
+def _lowest(vectors: NDArray[np.int64], heights: NDArray[np.int64], step: int) -> NDArray[np.int64]:
     return min(vectors[heights == step], key=lambda v: (int(v @ v), tuple(v)))
 
 
@@ -200,9 +205,7 @@ def _frame(slip: NDArray[np.int64], normal: NDArray[np.int64]) -> NDArray[np.flo
     return np.array([x, np.cross(z, x), z])
 
 
-def _folded(
-    vector: NDArray[np.float64], in_plane: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _folded(vector: NDArray[np.float64], in_plane: NDArray[np.float64]) -> NDArray[np.float64]:
     fractions = np.linalg.solve(in_plane[:, :2].T, vector[:2])
     # Round half down with slack, so that noise does not decide between equivalent images.
     return np.asarray(vector - np.ceil(fractions - 0.5 - 1e-9) @ in_plane, dtype=np.float64)
