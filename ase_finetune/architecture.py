@@ -33,7 +33,8 @@ _PLAIN = (
     "use_so3 use_agnostic_product use_last_readout_only use_edge_irreps_first"
 ).split()
 _GATES = {"silu": torch.nn.functional.silu, "tanh": torch.tanh, "abs": torch.abs}
-_REBUILT = ("U_matrix", "_w3j", "output_mask", "zeros")
+# Rebuilt from the architecture, and the E0s, which a checkpoint keeps in double precision.
+_REBUILT = ("U_matrix", "_w3j", "output_mask", "zeros", "atomic_energies")
 
 
 @contextlib.contextmanager

@@ -165,13 +165,10 @@ def _absent(path: Path, kind: str, key: str, frames: Sequence[Atoms]) -> str:
     others = [name for name in label_keys(frames)[kind] if name != key]
     flag = f"--{kind}-key"
     if not others:
-        return (
-            f"{path.name} has no {kind} under {key!r} and nothing that looks like one: "
-            + (
-                "drop --stress-weight or give frames with a stress."
-                if kind == "stress" and key == STRESS_KEY
-                else f"give labelled frames, or name the key with {flag}."
-            )
+        return f"{path.name} has no {kind} under {key!r} and nothing that looks like one: " + (
+            "drop --stress-weight or give frames with a stress."
+            if kind == "stress" and key == STRESS_KEY
+            else f"give labelled frames, or name the key with {flag}."
         )
     offers = " or ".join(f"`{flag} {name}`" for name in others)
     return (

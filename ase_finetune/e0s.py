@@ -9,6 +9,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 
+from ase_finetune.data import is_isolated_atom
 from ase_finetune.errors import ConfigError, DataError
 
 
@@ -26,13 +27,6 @@ class E0s:
 
     values: dict[int, float]
     note: str
-
-
-def is_isolated_atom(atoms: Atoms) -> bool:
-    """Whether a frame is one atom in vacuum; such frames set E0s and are not trained on."""
-    return len(atoms) == 1 and (
-        not bool(np.any(atoms.pbc)) or atoms.info.get("config_type") == "IsolatedAtom"
-    )
 
 
 def _fit(

@@ -192,7 +192,7 @@ def collate(graphs: Sequence[Graph], n_elements: int, device: torch.device | str
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a module says of a batch: eV without E0s, eV/A, eV/A^3 (Voigt)."""
+    """What a module says of a batch: energies in eV without E0s, eV/A, eV/A^3 (Voigt)."""
 
     energy: torch.Tensor
     node_energy: torch.Tensor
@@ -220,7 +220,8 @@ def predict(
     inputs["positions"] = inputs["positions"].detach().clone()
     out = module(inputs, training=training, compute_force=True, compute_stress=stress)
     energy, forces = out["interaction_energy"], out["forces"]
-    node_energy = out["node_energy"]
+    node_E0 = module.atomic_energies_fn(inputs["node_attrs"])[:, 0]  # type: ignore[operator]
+    node_energy = out["node_energy"] - node_E0.double()
     voigt = None
     if stress:
         s = out["stress"]

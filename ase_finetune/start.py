@@ -14,8 +14,8 @@ from ase import Atoms
 from ase_finetune.architecture import DTYPES, build
 from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.config import TrainConfig
-from ase_finetune.data import Splits
-from ase_finetune.e0s import E0s, is_isolated_atom, resolve_E0s
+from ase_finetune.data import Splits, is_isolated_atom
+from ase_finetune.e0s import E0s, resolve_E0s
 from ase_finetune.errors import ConfigError, DataError
 from ase_finetune.evaluate import chunks
 from ase_finetune.foundations import SEED, Foundation, load_foundation

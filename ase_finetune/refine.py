@@ -1,0 +1,232 @@
+"""The full-batch stage: L-BFGS on a fixed, exact objective, gated by validation.
+
+In float64, without shuffling, clipping or averaging: any of these breaks the curvature pairs and
+the strong Wolfe test on which L-BFGS rests.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ase_finetune.checkpoint import Checkpoint
+from ase_finetune.config import RefineConfig
+from ase_finetune.data import Splits
+from ase_finetune.errors import ConfigError
+from ase_finetune.evaluate import chunks, force_rmse, resolve_device
+from ase_finetune.graphs import Batch, Graph, collate, predict
+from ase_finetune.loss import Loss
+from ase_finetune.start import make_graphs, training_frames
+from ase_finetune.weights import Weights, restore, snapshot
+
+Progress = Callable[[Mapping[str, Any]], None]
+_WEIGHTS = ("energy_weight", "forces_weight", "stress_weight")
+
+
+def refine(
+    checkpoint: Checkpoint,
+    splits: Splits,
+    config: RefineConfig | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Checkpoint:
+    """Refine deployed weights by a brief full-batch L-BFGS.
+
+    Parameters
+    ----------
+    checkpoint
+        Where to start: the weights that would be deployed.
+    splits
+        The frames of the first stage; a snapshot is accepted only if the force error on
+        ``valid`` falls.
+    config
+        Settings; loss weights that are None are those of the checkpoint's training.
+    progress
+        Called with the record of each iteration.
+
+    Returns
+    -------
+    Checkpoint
+        Stage ``refined``; the starting weights if nothing was better, which
+        ``metrics["accepted"]`` then says.
+
+    Raises
+    ------
+    ConfigError
+        If loss weights are neither given nor stored.
+    """
+    settings = config or RefineConfig()
+    refiner = _Refiner(checkpoint, splits, settings)
+    return refiner.run(progress)
+
+
+@dataclass
+class _Evaluated:
+    """A point where loss and gradient are known; L-BFGS asks for some points twice."""
+
+    flat: torch.Tensor
+    loss: float
+    gradients: list[torch.Tensor]
+
+
+class _BudgetSpentError(Exception):
+    pass
+
+
+class _Refiner:
+    def __init__(self, checkpoint: Checkpoint, splits: Splits, config: RefineConfig) -> None:
+        self.checkpoint, self.config = checkpoint, config
+        self.device = resolve_device(config.device)
+        weights = {}
+        for name in _WEIGHTS:
+            value = getattr(config, name)
+            value = checkpoint.config.get(name) if value is None else value
+            if value is None:
+                raise ConfigError(f"The checkpoint does not state its {name}; give it.")
+            weights[name] = float(value)
+        frames, valid = training_frames(splits.train), training_frames(splits.valid)
+        stress = weights["stress_weight"] > 0
+        graphs = make_graphs(frames, checkpoint, "float64", stress=stress)
+        self.valid: list[Graph] = make_graphs(valid, checkpoint, "float64", stress=False)
+        self.loss = Loss.for_graphs(graphs, **weights)
+        self.n_elements = len(checkpoint.numbers)
+        self.batches: list[Batch] = [
+            collate(part, self.n_elements, self.device)
+            for part in chunks(graphs, config.batch_atoms)
+        ]
+        self.module = checkpoint.module("float64", self.device)
+        self.parameters = [p for p in self.module.parameters() if p.requires_grad]
+        self.start = self._flat()
+        self.evaluations = 0
+        self.known: list[_Evaluated] = []
+
+    def _flat(self) -> torch.Tensor:
+        return torch.cat([p.detach().reshape(-1) for p in self.parameters])
+
+    def _closure(self) -> float:
+        """Loss and gradient of the whole training set at the present weights."""
+        flat = self._flat()
+        for point in self.known:
+            if torch.equal(point.flat, flat):
+                self._set_gradients(point.gradients)
+                return point.loss
+        if self.evaluations >= self.config.evaluations:
+            raise _BudgetSpentError
+        self.evaluations += 1
+        for parameter in self.parameters:
+            parameter.grad = None
+        total = 0.0
+        for batch in self.batches:
+            result = predict(self.module, batch, stress=self.loss.needs_stress, training=True)
+            share = self.loss(result, batch)
+            share.backward()  # type: ignore[no-untyped-call]
+            total += float(share)
+        gradients = [
+            torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self.parameters
+        ]
+        total += self._add_proximal(gradients, flat)
+        self._set_gradients(gradients)
+        self.known = [*self.known[-3:], _Evaluated(flat, total, gradients)]
+        return total
+
+    def _add_proximal(self, gradients: Sequence[torch.Tensor], flat: torch.Tensor) -> float:
+        if self.config.proximal == 0.0:
+            return 0.0
+        step, first = flat - self.start, 0
+        for gradient in gradients:
+            part = step[first : first + gradient.numel()]
+            gradient.add_(part.view_as(gradient), alpha=self.config.proximal)
+            first += gradient.numel()
+        return 0.5 * self.config.proximal * float(step.square().sum())
+
+    def _set_gradients(self, gradients: Sequence[torch.Tensor]) -> None:
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient.clone()
+
+    def _optimizer(self) -> torch.optim.LBFGS:
+        return torch.optim.LBFGS(
+            self.parameters,
+            lr=1.0,
+            max_iter=1,
+            max_eval=25,
+            history_size=self.config.history,
+            tolerance_grad=0.0,
+            tolerance_change=0.0,
+            line_search_fn="strong_wolfe",
+        )
+
+    def run(self, progress: Progress | None) -> Checkpoint:
+        begun = time.perf_counter()
+        first_force, _ = force_rmse(self.module, self.valid, self.n_elements, self.device)
+        best_score, best = first_force, snapshot(self.module)
+        records: list[dict[str, Any]] = []
+        optimizer, restarted, ended = self._optimizer(), False, "budget spent"
+        while self.evaluations < self.config.evaluations:
+            before, good = self.evaluations, snapshot(self.module)
+            try:
+                optimizer.step(self._closure)  # type: ignore[arg-type]
+                loss = self._closure()
+            except _BudgetSpentError:
+                restore(self.module, good)
+                break
+            if not math.isfinite(loss) or not bool(torch.isfinite(self._flat()).all()):
+                if restarted:
+                    ended = "loss not finite twice"
+                    break
+                self._restart(good)
+                optimizer, restarted = self._optimizer(), True
+                continue
+            if self.evaluations == before and records:
+                ended = "no further decrease along the search direction"
+                break
+            force, energy = force_rmse(self.module, self.valid, self.n_elements, self.device)
+            if force < best_score:
+                best_score, best = force, snapshot(self.module)
+            record = {
+                "stage": "refined",
+                "epoch": len(records) + 1,
+                "evaluations": self.evaluations,
+                "budget": self.config.evaluations,
+                "train_loss": loss,
+                "valid_force_rmse_meV_per_A": force,
+                "valid_energy_rmse_meV_per_atom": energy,
+                "wall_s": time.perf_counter() - begun,
+                "gradient_equivalents": float(self.evaluations),
+            }
+            records.append(record)
+            if progress is not None:
+                progress(record)
+        return self._result(best, best_score, first_force, records, ended,
+                            time.perf_counter() - begun)
+
+    def _restart(self, good: Weights) -> None:
+        restore(self.module, good)
+        self.known = []
+
+    def _result(
+        self, best: Weights, score: float, first: float, records: list[dict[str, Any]],
+        ended: str, wall_s: float,
+    ) -> Checkpoint:
+        restore(self.module, best)
+        metrics = {
+            "accepted": score < first,
+            "valid_force_rmse_meV_per_A": score,
+            "valid_force_rmse_before_meV_per_A": first,
+            "ended": ended,
+            "gradient_equivalents": float(self.evaluations),
+            "wall_s": wall_s,
+            "history": records,
+            "before": dict(self.checkpoint.metrics),
+        }
+        config = {**self.checkpoint.config, "refine": dataclasses.asdict(self.config)}
+        return Checkpoint.from_module(
+            self.module, self.checkpoint.E0s, stage="refined",
+            foundation=self.checkpoint.foundation, config=config, metrics=metrics,
+            data_hash=self.checkpoint.data_hash,
+        )
