@@ -169,7 +169,7 @@ def elastic_tensor(
     max_steps : int
         Optimizer steps allowed in each.
     progress : callable, optional
-        Called with (done, total) strained configurations.
+        Called with (done, total) steps over the strained configurations.
 
     Returns
     -------

@@ -124,7 +124,7 @@ def lattice_constant(
         Largest linear strain of the equation of state on either side; the cell keeps its shape,
         the ions are relaxed at each point.
     progress : callable, optional
-        Called with (done, total); the cell relaxation counts as one.
+        Called with (done, total) steps.
 
     Returns
     -------
@@ -145,7 +145,7 @@ def lattice_constant(
     if mask is None:
         mask = MASK_3D if atoms.pbc[2] else MASK_2D
     flat = not mask[2]
-    total = eos_points + 1
+    total = 2 * eos_points + 1
     relaxed = relax(atoms, calc, cell=True, mask=mask, fmax=fmax, max_steps=max_steps).atoms
     if progress is not None:
         progress(1, total)

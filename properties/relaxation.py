@@ -117,7 +117,7 @@ def relax_ions(
     stress : bool
         Whether the stress is needed.
     progress : callable, optional
-        Called with (done, total) frames.
+        Called with (done, total), where every frame counts once evaluated and once relaxed.
 
     Returns
     -------
@@ -130,17 +130,19 @@ def relax_ions(
         See :func:`relax`.
     """
     atoms = [frame.copy() for frame in frames]  # type: ignore[no-untyped-call]
-    evaluations = evaluate(atoms, calc, stress=stress)
-    moving = [i for i, e in enumerate(evaluations) if np.linalg.norm(e.forces, axis=1).max() > fmax]
-    done = len(atoms) - len(moving)
-    for i in moving:
+    total = 2 * len(atoms)
+
+    def report(done: int, _: int) -> None:
         if progress is not None:
-            progress(done, len(atoms))
+            progress(done, total)
+
+    evaluations = evaluate(atoms, calc, stress=stress, progress=report)
+    moving = [i for i, e in enumerate(evaluations) if np.linalg.norm(e.forces, axis=1).max() > fmax]
+    report(total - len(moving), total)
+    for left, i in enumerate(moving, start=1):
         atoms[i] = relax(atoms[i], calc, fmax=fmax, max_steps=max_steps).atoms
         evaluations[i] = evaluate_one(atoms[i], calc, stress=stress)
-        done += 1
-    if progress is not None:
-        progress(len(atoms), len(atoms))
+        report(total - len(moving) + left, total)
     return atoms, evaluations
 
 
