@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ase_finetune.checkpoint import Checkpoint
     from ase_finetune.config import RefineConfig, TrainConfig
     from ase_finetune.data import Splits
-    from ase_finetune.refine import refine
+    from ase_finetune.refinement import refine
     from ase_finetune.trainer import finetune
 
 __all__ = [
@@ -31,7 +31,7 @@ _HOMES = {
     "Splits": "data",
     "TrainConfig": "config",
     "finetune": "trainer",
-    "refine": "refine",
+    "refine": "refinement",
 }
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from ase_finetune.data_checks import check_frames, check_leakage
+from ase_finetune.data_checks import check_frames, check_physics, check_structures
+from ase_finetune.data_duplicates import check_leakage
 from ase_finetune.data_read import (
     ENERGY_KEY,
     FORCES_KEY,
@@ -153,8 +154,12 @@ class Splits:
         """
         for name, frames in self.items():
             needed = stress and name in {"train", "valid"}
-            check_frames(frames, stress=needed, elements=elements, name=name)
+            check_structures(frames, stress=needed, elements=elements, name=name)
         check_leakage(dict(self.items()))
+        # Training and validation frames together give more pairs to judge by.
+        check_physics([*self.train, *self.valid], stress=stress, name="train")
+        for name, frames in self.tests.items():
+            check_physics(frames, stress=stress, name=name)
 
     def data_hash(self) -> str:
         """SHA-256 over species, cells, positions and labels of all sets, in order."""

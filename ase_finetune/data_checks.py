@@ -2,9 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 from ase import Atoms
+from ase.data import chemical_symbols, covalent_radii
+from ase.neighborlist import neighbor_list
+from numpy.typing import NDArray
+
+from ase_finetune.data_physics import Slope, label_consistency, pressure_slope
+from ase_finetune.data_read import ENERGY_KEY, FORCES_KEY, STRESS_KEY, label_keys
+from ase_finetune.errors import DataError
+
+OVERLAP_FRACTION = 0.4  # of the sum of covalent radii; Mo at 6000 K under 40 GPa reaches 0.61
+OVERLAP_DISTANCE = 0.5  # A; the shortest bond, H2, is 0.74
+_FORCE_SLOPES = (0.6, 1.6)
+_STRESS_SLOPES = (0.5, 2.0)
+_STIFFEST = 3000.0  # GPa; diamond has 443
+_ZEROED_FRAMES_LOOKED_AT = 20
+
+# Slope of energy change against work -> what the labels look like.
+_FORCE_FACTORS = {
+    -1.0: "the forces look like gradients (opposite sign)",
+    51.422: "the forces look like hartree/bohr",
+    27.2114: "the forces look like hartree/A",
+    25.711: "the forces look like Ry/bohr",
+    1 / 27.2114: "the energies look like hartree",
+    1 / 13.6057: "the energies look like Ry",
+    1.8897: "energies and forces look like atomic units (hartree or Ry, and the same per bohr)",
+    23.0605: "the energies look like kcal/mol",
+    1 / 23.0605: "the forces look like kcal/mol/A",
+    96.485: "the energies look like kJ/mol",
+    1 / 96.485: "the forces look like kJ/mol/A",
+}
+_STRESS_FACTORS = {
+    -1.0: "the opposite sign (VASP's): multiply by -1",
+    160.2177: "been given in GPa: divide by 160.2177",
+    -160.2177: "been given in GPa with compression positive: divide by -160.2177",
+    1602.177: "been given in kbar: divide by 1602.177",
+    -1602.177: "been given in kbar with compression positive (VASP's): divide by -1602.177",
+    183.63: "been given in hartree/bohr^3: multiply by 183.63",
+    -183.63: "been given in hartree/bohr^3 with compression positive: multiply by -183.63",
+}
 
 
 def check_frames(
@@ -14,8 +53,286 @@ def check_frames(
     elements: Sequence[int] | None = None,
     name: str = "data",
 ) -> None:
-    """Stop on frames that must not be trained on."""
+    """Stop on frames that must not be trained on.
+
+    Parameters
+    ----------
+    frames
+        Frames as `read_frames` gives them.
+    stress
+        Whether the stress is trained on and must be there.
+    elements
+        Atomic numbers that the foundation has, or None to skip that check.
+    name
+        What the frames are called in messages.
+
+    Raises
+    ------
+    DataError
+        For an empty list; labels that are missing, not finite or of the wrong shape; a periodic
+        cell without volume; an element that the foundation lacks; overlapping atoms; forces
+        zeroed by constraints; forces or stress whose sign or unit contradicts the energies.
+    """
+    check_structures(frames, stress=stress, elements=elements, name=name)
+    check_physics(frames, stress=stress, name=name)
 
 
-def check_leakage(named: Mapping[str, Sequence[Atoms]]) -> None:
-    """Stop if a frame is in two sets."""
+def check_structures(
+    frames: Sequence[Atoms], *, stress: bool, elements: Sequence[int] | None, name: str
+) -> None:
+    """Do the part of `check_frames` that looks at one frame at a time."""
+    if not frames:
+        raise DataError(f"The {name} set is empty: give it at least one frame.")
+    _check_labels(frames, stress, name)
+    _check_finite(frames, stress, name)
+    if elements is not None:
+        _check_elements(frames, elements, name)
+    _check_overlaps(frames, name)
+    _check_zeroed(frames, name)
+
+
+def check_physics(frames: Sequence[Atoms], *, stress: bool, name: str) -> None:
+    """Do the part of `check_frames` that compares frames with one another.
+
+    It decides only on clear evidence: six pairs of nearby frames and a correlation of 0.9 between
+    energy change and work, and a slope below 0.6 or above 1.6 (forces), below 0.5 or above 2
+    (stress). Without strained pairs, pressures that rise with the volume (correlation 0.9), or
+    that imply a bulk modulus above 3000 GPa, count as evidence too.
+    """
+    found = label_consistency(frames)
+    if _contradicts(found.forces, _FORCE_SLOPES):
+        raise DataError(_force_sentence(found.forces, frames, name))
+    if not stress:
+        return
+    if _contradicts(found.stress, _STRESS_SLOPES):
+        raise DataError(_stress_sentence(found.stress, found.virial, name))
+    if found.stress is not None and found.stress.clear:
+        return
+    bulk = pressure_slope(frames)
+    if bulk is None:
+        return
+    modulus, correlation = bulk
+    if correlation > 0.9:
+        raise DataError(
+            f"The {name} stress has an implausible sign, for the pressure rises with the volume: "
+            "give it with tension positive (VASP's sign is the opposite: multiply by -1)."
+        )
+    if modulus > _STIFFEST and correlation < -0.9:
+        raise DataError(
+            f"The {name} stress has an implausible unit, for it implies a bulk modulus of "
+            f"{modulus:.0f} GPa: give it in eV/A^3 (divide GPa by 160.2177, kbar by 1602.177)."
+        )
+
+
+def _check_labels(frames: Sequence[Atoms], stress: bool, name: str) -> None:
+    without = [i for i, f in enumerate(frames) if ENERGY_KEY not in f.info]
+    _missing(without, frames, "energy", name)
+    without = [i for i, f in enumerate(frames) if FORCES_KEY not in f.arrays]
+    _missing(without, frames, "forces", name)
+    for index, frame in enumerate(frames):
+        shape = np.shape(frame.arrays[FORCES_KEY])
+        if shape != (len(frame), 3):
+            raise DataError(
+                f"The forces of frame {index} of the {name} set have shape {shape}: "
+                f"give ({len(frame)}, 3)."
+            )
+    if not stress:
+        return
+    # A free atom has no stress, and isolated atoms in a set of crystals are welcome.
+    meant = [i for i, f in enumerate(frames) if len(f) > 1 or f.pbc.any()]
+    open_ones = [i for i in meant if not frames[i].pbc.all()]
+    if open_ones:
+        raise DataError(
+            f"A stress is asked for, but {len(open_ones)} of {len(frames)} frames of the {name} "
+            f"set (first: {open_ones[0]}) are not periodic in all directions and have none: "
+            "train without it (stress weight 0)."
+        )
+    without = [i for i in meant if STRESS_KEY not in frames[i].info]
+    if without:
+        others = label_keys(frames)["stress"]
+        hint = f" or name its key ({', '.join(others)}) with --stress-key" if others else ""
+        raise DataError(
+            f"A stress is asked for, but {len(without)} of {len(frames)} frames of the {name} set "
+            f"(first: {without[0]}) have none: train without it (stress weight 0){hint}."
+        )
+    for index in meant:
+        if np.shape(frames[index].info[STRESS_KEY]) != (6,):
+            raise DataError(
+                f"The stress of frame {index} of the {name} set is not six numbers: "
+                "give it in the order xx yy zz yz xz xy."
+            )
+
+
+def _missing(without: Sequence[int], frames: Sequence[Atoms], kind: str, name: str) -> None:
+    if not without:
+        return
+    others = label_keys(frames)[kind]
+    key = {"energy": ENERGY_KEY, "forces": FORCES_KEY}[kind]
+    hint = f" (keys that look like it: {', '.join(others)})" if others else ""
+    raise DataError(
+        f"{len(without)} of {len(frames)} frames of the {name} set (first: {without[0]}) have no "
+        f"{kind} under {key}{hint}: label them, drop them, or name the key with --{kind}-key."
+    )
+
+
+def _check_finite(frames: Sequence[Atoms], stress: bool, name: str) -> None:
+    for index, frame in enumerate(frames):
+        values = {
+            "energy": frame.info[ENERGY_KEY],
+            "forces": frame.arrays[FORCES_KEY],
+            "positions": frame.positions,
+            "cell": frame.cell.array,
+        }
+        if stress and STRESS_KEY in frame.info:
+            values["stress"] = frame.info[STRESS_KEY]
+        for what, value in values.items():
+            if not np.all(np.isfinite(value)):
+                raise DataError(
+                    f"The {what} of frame {index} of the {name} set is not finite (NaN or "
+                    "infinity): drop the frame or compute it again."
+                )
+        if len(frame) == 0:
+            raise DataError(f"Frame {index} of the {name} set has no atoms: drop it.")
+        if frame.pbc.any() and abs(frame.cell.complete().volume) < 1e-3 * len(frame):
+            raise DataError(
+                f"Frame {index} of the {name} set is periodic but its cell has no volume: "
+                "give it a cell or turn periodicity off."
+            )
+        if any(frame.pbc[i] and not frame.cell.array[i].any() for i in range(3)):
+            raise DataError(
+                f"Frame {index} of the {name} set is periodic along a cell vector of length zero: "
+                "give it a cell or turn periodicity off."
+            )
+
+
+def _check_elements(frames: Sequence[Atoms], elements: Sequence[int], name: str) -> None:
+    present = {int(z) for frame in frames for z in np.unique(frame.numbers)}
+    lacking = sorted(present - {int(z) for z in elements})
+    if lacking:
+        raise DataError(
+            f"The foundation lacks {_symbols(lacking)}, which the {name} set contains "
+            f"(it has {_symbols(sorted(int(z) for z in elements))}): choose another foundation "
+            "or drop those frames."
+        )
+
+
+def _symbols(numbers: Iterable[int]) -> str:
+    symbols = [chemical_symbols[z] for z in numbers]
+    return ", ".join(symbols if len(symbols) <= 12 else [*symbols[:12], "..."])
+
+
+def _check_overlaps(frames: Sequence[Atoms], name: str) -> None:
+    for index, frame in enumerate(frames):
+        radii = covalent_radii[frame.numbers]
+        longest = max(OVERLAP_DISTANCE, 2 * OVERLAP_FRACTION * float(radii.max()))
+        first, second, distance = _close_pairs(frame, longest)
+        limit = np.maximum(OVERLAP_DISTANCE, OVERLAP_FRACTION * (radii[first] + radii[second]))
+        bad = np.flatnonzero(distance < limit)
+        if len(bad):
+            worst = bad[np.argmin(distance[bad])]
+            i, j = int(first[worst]), int(second[worst])
+            raise DataError(
+                f"Atoms {i} ({frame.symbols[i]}) and {j} ({frame.symbols[j]}) of frame {index} of "
+                f"the {name} set overlap ({distance[worst]:.2f} A apart): drop the frame or "
+                "correct its positions or cell."
+            )
+
+
+def _close_pairs(
+    frame: Atoms, cutoff: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    if frame.pbc.any() or len(frame) > 300:
+        return neighbor_list("ijd", frame, cutoff)  # type: ignore[no-any-return, no-untyped-call]
+    first, second = np.triu_indices(len(frame), 1)
+    distance = np.linalg.norm(frame.positions[first] - frame.positions[second], axis=1)
+    near = distance < cutoff
+    return first[near], second[near], distance[near]
+
+
+def _check_zeroed(frames: Sequence[Atoms], name: str) -> None:
+    bad: list[int] = []
+    rows = 0
+    looked_at = 0
+    for index, frame in enumerate(frames):
+        forces = frame.arrays[FORCES_KEY]
+        zero = ~forces.any(axis=1)
+        if len(frame) == 1 or not zero.any() or looked_at == _ZEROED_FRAMES_LOOKED_AT:
+            continue
+        held = zero & _constrained(frame)
+        if not held.any() and zero.sum() < 2:
+            continue
+        rest = forces[~zero]
+        if len(rest) and np.sqrt((rest**2).sum(axis=1).mean()) < 0.02:
+            continue  # near a minimum, forces printed with few digits round to zero
+        looked_at += 1
+        count = int((zero & _lopsided(frame)).sum())
+        if count >= (1 if held.any() else 2):
+            bad.append(index)
+            rows += count
+    if bad:
+        raise DataError(
+            f"{rows} forces in {len(bad)} frames of the {name} set (first: {bad[0]}) are exactly "
+            "zero although the surroundings are not symmetric, as constraints leave them: "
+            "export them without constraints (in ASE get_forces(apply_constraint=False))."
+        )
+
+
+def _constrained(frame: Atoms) -> NDArray[np.bool_]:
+    mask = np.zeros(len(frame), dtype=bool)
+    for constraint in frame.constraints:
+        if hasattr(constraint, "get_indices"):
+            mask[constraint.get_indices()] = True
+    return mask
+
+
+def _lopsided(frame: Atoms) -> NDArray[np.bool_]:
+    """Tell which atoms have surroundings that no symmetry forbids to exert a force."""
+    cutoff = 5.0
+    first, second, distance, vector = neighbor_list("ijdD", frame, cutoff)  # type: ignore[no-untyped-call]
+    pull = np.zeros((len(frame), 3))
+    weight = frame.numbers[second] * np.exp(-distance / 1.5) * (1 - distance / cutoff) ** 2
+    np.add.at(pull, first, weight[:, None] * vector / distance[:, None])
+    scale = np.bincount(first, weights=weight, minlength=len(frame))
+    lopsided: NDArray[np.bool_] = np.linalg.norm(pull, axis=1) > 1e-3 * np.maximum(scale, 1e-12)
+    return lopsided
+
+
+def _contradicts(slope: Slope | None, allowed: tuple[float, float]) -> bool:
+    return slope is not None and slope.clear and not allowed[0] < slope.value < allowed[1]
+
+
+def _force_sentence(slope: Slope | None, frames: Sequence[Atoms], name: str) -> str:
+    assert slope is not None
+    factors = dict(_FORCE_FACTORS)
+    sizes = {len(frame) for frame in frames if len(frame) > 1}
+    if len(sizes) == 1:
+        factors[1 / sizes.pop()] = "the energies look like energies per atom"
+    guesses = _nearest(slope.value, factors)
+    looks = " or ".join(guesses) if guesses else "their units or signs differ"
+    return (
+        f"Energies and forces of the {name} set disagree: between {slope.pairs} pairs of nearby "
+        f"frames the energy changes by {slope.value:.3g} times the work of the forces, so {looks}; "
+        "give eV and eV/A, forces being minus the gradient."
+    )
+
+
+def _stress_sentence(slope: Slope | None, virial: Slope | None, name: str) -> str:
+    assert slope is not None
+    start = f"The {name} stress contradicts the slope of energy against strain "
+    guesses = _nearest(slope.value, _STRESS_FACTORS)
+    if virial is not None and virial.clear and 0.7 < abs(virial.value) < 1.4:
+        sign = "" if virial.value > 0 else "minus "
+        guesses.append(f"been given as a virial in eV: divide by {sign}the cell volume")
+    if guesses:
+        return start + "and seems to have " + ", or to have ".join(guesses) + "."
+    return (
+        f"{start}({slope.value:.3g} times what it says): "
+        "give it in eV/A^3 with tension positive, order xx yy zz yz xz xy."
+    )
+
+
+def _nearest(value: float, factors: dict[float, str]) -> list[str]:
+    """Readings whose factor is within 20 % of the slope, best first."""
+    ratios = {text: value / factor for factor, text in factors.items()}
+    close = {text: abs(np.log(r)) for text, r in ratios.items() if r > 0 and 1 / 1.2 < r < 1.2}
+    return sorted(close, key=lambda text: close[text])

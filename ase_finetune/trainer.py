@@ -197,11 +197,12 @@ class _Trainer:
         prediction = predict(self.module, batch, stress=self.loss.needs_stress, training=True)
         # Scaled so that the expectation over batches is the loss of the whole training set.
         loss = self.loss(prediction, batch) * (len(self.train) / len(graphs))
+        value = float(loss.detach())
         loss.backward()  # type: ignore[no-untyped-call]
         parameters = [p for p in self.module.parameters() if p.grad is not None]
         limit = self.config.clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        if not math.isfinite(float(loss)) or not math.isfinite(float(norm)):
+        if not math.isfinite(value) or not math.isfinite(float(norm)):
             raise TrainingDivergedError(
                 f"Training diverged in epoch {self.state.epoch + 1}: the loss is not finite; "
                 "lower --lr."
@@ -210,7 +211,7 @@ class _Trainer:
         self.state.step += 1
         if self.average is not None:
             self.average.update(self.module)
-        return float(loss)
+        return value
 
     def _set_lr(self) -> None:
         config, step = self.config, self.state.step

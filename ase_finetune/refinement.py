@@ -126,7 +126,7 @@ class _Refiner:
             result = predict(self.module, batch, stress=self.loss.needs_stress, training=True)
             share = self.loss(result, batch)
             share.backward()  # type: ignore[no-untyped-call]
-            total += float(share)
+            total += float(share.detach())
         gradients = [
             torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self.parameters
         ]
