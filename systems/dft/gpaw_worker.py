@@ -4,7 +4,8 @@ Runs under whichever Python has GPAW (the distribution's own, for example), so i
 both an old and a new ASE offer and imports nothing of this project.
 
 Job: ``numbers``, ``cell`` (A), ``positions`` (A), ``settings`` with ``xc``, ``cutoff_eV``,
-``kpts`` (GPAW's own form), ``smearing_eV``, ``convergence``, ``maxiter``; ``log`` is a file name or null.
+``kpts`` (GPAW's own form), ``smearing_eV``, ``convergence``, ``maxiter``;
+``log`` is a file name or null.
 Result: ``free_energy`` (eV), ``forces`` (eV/A), ``stress`` (eV/A^3, Voigt xx yy zz yz xz xy,
 ASE sign), ``versions``, ``setups``, ``iterations``, ``wall_s``. An SCF that does not converge
 raises, so that the exit status is not zero and nothing is returned.
@@ -38,8 +39,8 @@ def label(job: dict[str, Any]) -> dict[str, Any]:
     )
     start = time.monotonic()
     atoms.calc = calc
-    forces = atoms.get_forces()
-    stress = atoms.get_stress()
+    forces = atoms.get_forces()  # type: ignore[no-untyped-call]
+    stress = atoms.get_stress()  # type: ignore[no-untyped-call]
     energy = calc.get_property("free_energy", atoms)
     setups = sorted({f"{s.symbol}:{s.type} {s.filename} md5 {s.fingerprint}" for s in calc.setups})
     return {

@@ -44,9 +44,13 @@ def _rng(name: str) -> np.random.Generator:
     return np.random.default_rng([SEED, zlib.crc32(name.encode())])
 
 
-def _deform(atoms: Atoms, strain: NDArray[np.float64]) -> Atoms:
-    atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
+def _set_cell(atoms: Atoms, cell: object) -> Atoms:
+    atoms.set_cell(cell, scale_atoms=True)  # type: ignore[no-untyped-call]
     return atoms
+
+
+def _deform(atoms: Atoms, strain: NDArray[np.float64]) -> Atoms:
+    return _set_cell(atoms, atoms.cell.array @ (np.eye(3) + strain))
 
 
 def strained(voigt: str, amount: float, *, primitive: bool = False) -> Atoms:
@@ -106,16 +110,15 @@ def slip_cell(
     third = third + x * b + across * sideways + opening * normal
     positions = np.arange(planes)[:, None] * step
     atoms = Atoms(f"Mo{planes}", positions=positions, cell=[first, b, third], pbc=True)
-    rotated = atoms.cell.standard_form()[0]
-    atoms.set_cell(rotated, scale_atoms=True)
+    _set_cell(atoms, atoms.cell.standard_form()[0])
     # Plane 0 must not fall on either side of the cell edge by rounding.
-    atoms.wrap(eps=1e-6)
+    atoms.wrap(eps=1e-6)  # type: ignore[no-untyped-call]
     return atoms
 
 
 def _rattled(name: str, family: str, cells: int) -> Atoms:
     rng = _rng(name)
-    atoms = bulk("Mo", "bcc", a=A0, cubic=True) * {1: (1, 1, 1), 2: (2, 1, 1)}[cells]
+    atoms: Atoms = bulk("Mo", "bcc", a=A0, cubic=True) * {1: (1, 1, 1), 2: (2, 1, 1)}[cells]
     strain = rng.normal(0.0, 0.01, (3, 3))
     _deform(atoms, 0.5 * (strain + strain.T))
     atoms.positions += rng.normal(0.0, RATTLE[family], atoms.positions.shape)
@@ -139,8 +142,8 @@ def _slipped(name: str, plane: str) -> Atoms:
 
 def _vacancy(name: str) -> Atoms:
     rng = _rng(name)
-    atoms = bulk("Mo", "bcc", a=A0, cubic=True) * (2, 2, 1)
-    del atoms[int(rng.integers(len(atoms)))]
+    atoms: Atoms = bulk("Mo", "bcc", a=A0, cubic=True) * (2, 2, 1)
+    del atoms[int(rng.integers(len(atoms)))]  # type: ignore[no-untyped-call]
     atoms.positions += rng.normal(0.0, 0.08, atoms.positions.shape)
     return atoms
 
@@ -157,9 +160,9 @@ def _surface(name: str, plane: str) -> Atoms:
     normal = array[2] / np.linalg.norm(array[2])
     array[2] = normal * (layers * float(step @ normal) + 9.0)
     atoms = Atoms(f"Mo{layers}", positions=np.arange(layers)[:, None] * step, cell=array, pbc=True)
-    atoms.set_cell(atoms.cell.standard_form()[0], scale_atoms=True)
+    _set_cell(atoms, atoms.cell.standard_form()[0])
     atoms.positions += rng.normal(0.0, 0.04, atoms.positions.shape)
-    atoms.wrap(eps=0.5)
+    atoms.wrap(eps=0.5)  # type: ignore[no-untyped-call]
     return atoms
 
 
@@ -205,16 +208,18 @@ def _rattle_job(family: str, index: int) -> Job:
 def label_jobs() -> list[Job]:
     """Return the plan in order; wherever it stops, what is done covers all families."""
     jobs = [*_eos_jobs(), *_elastic_jobs()]
+    jobs += [_rattle_job(family, 0) for family in RATTLE]
     jobs += [_slip_job("121", i) for i in (0, 5, 3)]
     jobs += [_slip_job("110", i) for i in (0, 5)]
     slips = {"110": [1, 4, 2, 3, *range(6, 12)], "121": [1, 4, 2, *range(6, 12)]}
     for i in range(10):
-        jobs.append(_rattle_job("rattle_300K", i))
-        jobs.append(_rattle_job("rattle_1200K", i))
+        if i > 0:
+            jobs += [_rattle_job(family, i) for family in ("rattle_300K", "rattle_1200K")]
         jobs += [_slip_job(plane, rest[i]) for plane, rest in slips.items() if i < len(rest)]
         if i % 2 == 0:
             n = i // 2
-            jobs.append(_rattle_job("rattle_2400K", 2 * n))
+            if n > 0:
+                jobs.append(_rattle_job("rattle_2400K", 2 * n))
             jobs.append(Job(f"vacancy_{n:02d}", "vacancy", _vacancy(f"vacancy_{n:02d}"), KMESH[4]))
             jobs.append(_rattle_job("rattle_2400K", 2 * n + 1))
         if i in (5, 7, 9):

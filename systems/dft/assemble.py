@@ -1,0 +1,94 @@
+"""Build a system's HDF5 file from its shards: ``python -m systems.dft.assemble mo``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ase import Atoms
+
+from systems import get_system, list_systems
+from systems.dft import mo_references
+from systems.dft.shards import read_shard
+from systems.hdf5 import Reference, split_sizes, write_frames, write_references
+from systems.system import DATA, SPLITS
+
+# Position within a family, modulo the length. The split of a frame never changes as a shard grows.
+CYCLE = ("train", "train", "train", "valid", "test_id", "train")
+# These differ from run to run and say nothing of the label.
+DROPPED = ("wall_s", "scf_iterations")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a file comes about: shards, families never trained on, and references."""
+
+    shards: tuple[str, ...]
+    out_of_distribution: frozenset[str]
+    references: Callable[[Mapping[str, Atoms]], list[Reference]]
+
+
+RECIPES = {
+    "mo": Recipe(
+        ("mo_gpaw.extxyz",),
+        frozenset({"rattle_2400K", "vacancy", "surface_110", "surface_100"}),
+        mo_references.references,
+    ),
+}
+
+
+def split_of(atoms: Atoms, recipe: Recipe) -> str:
+    """Return the split of a frame; depends on its family and on the number in its id only."""
+    if atoms.info["config_type"] in recipe.out_of_distribution:
+        return "test_ood"
+    number = int(str(atoms.info["id"]).rsplit("_", 1)[1])
+    return CYCLE[number % len(CYCLE)]
+
+
+def assemble(name: str, path: Path | None = None) -> Path:
+    """Write the HDF5 file of a system from its shards and references, and return its path."""
+    system, recipe = get_system(name), RECIPES[name]
+    frames: dict[str, Atoms] = {}
+    for shard in recipe.shards:
+        frames.update(read_shard(DATA / "shards" / shard))
+    stored = []
+    for key in sorted(frames):
+        atoms = frames[key].copy()  # type: ignore[no-untyped-call]
+        for dropped in DROPPED:
+            atoms.info.pop(dropped, None)
+        atoms.info["split"] = split_of(atoms, recipe)
+        stored.append(atoms)
+    stored.sort(key=lambda atoms: SPLITS.index(atoms.info["split"]))
+    target = system.data_file if path is None else path
+    part = target.with_suffix(".part")
+    write_frames(
+        part,
+        stored,
+        {
+            "system": system.name,
+            "description": system.description,
+            "level_of_theory": system.level_of_theory,
+            "license": system.license,
+            "elements": list(system.elements),
+            "energy": "force-consistent free energy, eV",
+            "generator": "systems/dft/mo_gpaw.py, systems/dft/assemble.py",
+        },
+    )
+    write_references(part, recipe.references(frames))
+    part.replace(target)
+    return target
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("system", choices=list_systems())
+    path = assemble(parser.parse_args().system)
+    counts = split_sizes(path)
+    print(path, sum(counts.values()), "frames", counts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Body-centered cubic molybdenum."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+from ase.build import bulk
+
+from properties import (
+    ElasticResult,
+    GSFEResult,
+    LatticeResult,
+    elastic_tensor,
+    gsfe_curve,
+    lattice_constant,
+    relax,
+)
+from systems.system import DATA, Progress, System
+
+A0 = 3.16  # A, start of relaxations
+# Right-handed with the slip along +[111]: on {121} +x is then the anti-twinning sense.
+PLANES = {"110": (1, 0, -1), "121": (1, -2, 1)}
+# The published curves, which are the reference, are of this kind: see systems/dft/mo_references.py.
+GSFE_MODE: Literal["rigid", "relaxed"] = "rigid"
+
+
+def _lattice(calculator: Any, progress: Progress | None) -> LatticeResult:
+    return lattice_constant(bulk("Mo", "bcc", a=A0), calculator, progress=progress)
+
+
+def _elastic(calculator: Any, progress: Progress | None) -> ElasticResult:
+    return elastic_tensor(bulk("Mo", "bcc", a=A0), calculator, symmetry="cubic", progress=progress)
+
+
+def _gsfe(plane: str, calculator: Any, progress: Progress | None) -> GSFEResult:
+    crystal = relax(bulk("Mo", "bcc", a=A0), calculator, cell=True).atoms
+    return gsfe_curve(
+        "Mo",
+        "bcc",
+        float((2.0 * crystal.get_volume()) ** (1 / 3)),  # type: ignore[no-untyped-call]
+        PLANES[plane],
+        (1, 1, 1),
+        calculator,
+        mode=GSFE_MODE,
+        progress=progress,
+    )
+
+
+SYSTEM = System(
+    name="mo",
+    description="Body-centered cubic molybdenum: elasticity and slip",
+    level_of_theory=(
+        "GPAW 22.8 PBE, plane waves 550 eV, Gamma-centered k-mesh of 8x8x8 per 2-atom cell, "
+        "Fermi-Dirac smearing 0.2 eV, free energy"
+    ),
+    license="CC-BY-4.0",
+    elements=("Mo",),
+    data_file=DATA / "mo.h5",
+    computations={
+        "lattice": _lattice,
+        "elastic": _elastic,
+        "gsfe_110": partial(_gsfe, "110"),
+        "gsfe_121": partial(_gsfe, "121"),
+    },
+)
