@@ -205,16 +205,24 @@ def fit_birch_murnaghan(
     """
     from ase.eos import EquationOfState
 
+    outside = NotConvergedError(
+        "The equation of state has no minimum inside its points; start from a cell nearer to "
+        "equilibrium or widen eos_strain."
+    )
+    if energies.argmin() in (0, len(energies) - 1):
+        raise outside
     # Energies of all-electron size would otherwise spoil the least-squares fit.
     shift = float(energies.min())
     equation: Any = EquationOfState
     eos = equation(sizes, energies - shift, eos="birchmurnaghan")
-    size, _, modulus = eos.fit(warn=False)
-    if not sizes.min() < size < sizes.max() or modulus <= 0.0:
+    try:
+        size, _, modulus = eos.fit(warn=False)
+    except RuntimeError as error:  # scipy's curve_fit ran out of iterations
         raise NotConvergedError(
-            "The equation of state has no minimum inside its points; start from a cell nearer to "
-            "equilibrium or widen eos_strain."
-        )
+            "The fit of the equation of state did not converge; its energies are not smooth."
+        ) from error
+    if not sizes.min() < size < sizes.max() or modulus <= 0.0:
+        raise outside
     residual = eos.func(sizes, *eos.eos_parameters) - (energies - shift)
     return float(size), float(modulus), float(np.sqrt(np.mean(residual**2)))
 

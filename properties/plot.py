@@ -99,7 +99,7 @@ def elastic_errors(
             label=_label(stage),
         )
         axes.bar_label(
-            drawn, labels=[f"{e:+.1f}" for e in errors], fontsize=6, padding=1.5, rotation=90
+            drawn, labels=[f"{e:+.1f}" for e in errors], fontsize=7, padding=1.5, rotation=90
         )
     axes.axhline(0.0, color=BLACK, lw=0.8)
     axes.set_xticks(np.arange(len(chosen)), [_name(name) for name in chosen])
@@ -111,7 +111,10 @@ def elastic_errors(
 
 
 def gsfe_curves(
-    panels: Mapping[str, Mapping[str, Curve]], references: Mapping[str, Curve]
+    panels: Mapping[str, Mapping[str, Curve]],
+    references: Mapping[str, Curve],
+    *,
+    reference_label: str = "DFT",
 ) -> Figure:
     """Draw GSFE curves of several stages beside the reference points.
 
@@ -121,6 +124,8 @@ def gsfe_curves(
         Per panel title, for example ``"{110} rigid"``, the curves by stage or model.
     references : mapping of str to Curve
         Reference points by panel title; a panel without reference is drawn without.
+    reference_label : str
+        Their name in the legend.
 
     Returns
     -------
@@ -153,14 +158,16 @@ def gsfe_curves(
                 mfc="white",
                 mec=BLACK,
                 mew=1.0,
-                label="DFT",
+                label=reference_label,
+                clip_on=False,
                 zorder=5,
             )
         axes.set_title(title, fontsize=9)
         axes.set_xlabel(r"Displacement ($b$)")
         axes.set_xlim(0.0, 1.0)
         axes.axhline(0.0, color="0.6", lw=0.6, zorder=0)
-    all_axes[0].set_ylabel(r"$\gamma$ (J/m$^2$)")
+    for axes in all_axes[::2]:
+        axes.set_ylabel(r"$\gamma$ (J/m$^2$)")
     _legend(figure, *all_axes)
     return figure
 
