@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from ase_finetune.data_checks import check_frames, check_physics, check_structures
+from ase_finetune.data_checks import check_frames, check_structures
 from ase_finetune.data_duplicates import check_leakage
 from ase_finetune.data_read import (
     ENERGY_KEY,
@@ -23,6 +23,7 @@ from ase_finetune.data_read import (
     label_keys,
     read_frames,
 )
+from ase_finetune.data_units import check_physics
 from ase_finetune.errors import DataError
 
 __all__ = [

@@ -10,40 +10,13 @@ from ase.data import chemical_symbols, covalent_radii
 from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
 
-from ase_finetune.data_physics import Slope, label_consistency, pressure_slope
 from ase_finetune.data_read import ENERGY_KEY, FORCES_KEY, STRESS_KEY, label_keys
+from ase_finetune.data_units import check_physics
 from ase_finetune.errors import DataError
 
 OVERLAP_FRACTION = 0.4  # of the sum of covalent radii; Mo at 6000 K under 40 GPa reaches 0.61
 OVERLAP_DISTANCE = 0.5  # A; the shortest bond, H2, is 0.74
-_FORCE_SLOPES = (0.6, 1.6)
-_STRESS_SLOPES = (0.5, 2.0)
-_STIFFEST = 3000.0  # GPa; diamond has 443
 _ZEROED_FRAMES_LOOKED_AT = 20
-
-# Slope of energy change against work -> what the labels look like.
-_FORCE_FACTORS = {
-    -1.0: "the forces look like gradients (opposite sign)",
-    51.422: "the forces look like hartree/bohr",
-    27.2114: "the forces look like hartree/A",
-    25.711: "the forces look like Ry/bohr",
-    1 / 27.2114: "the energies look like hartree",
-    1 / 13.6057: "the energies look like Ry",
-    1.8897: "energies and forces look like atomic units (hartree or Ry, and the same per bohr)",
-    23.0605: "the energies look like kcal/mol",
-    1 / 23.0605: "the forces look like kcal/mol/A",
-    96.485: "the energies look like kJ/mol",
-    1 / 96.485: "the forces look like kJ/mol/A",
-}
-_STRESS_FACTORS = {
-    -1.0: "the opposite sign (VASP's): multiply by -1",
-    160.2177: "been given in GPa: divide by 160.2177",
-    -160.2177: "been given in GPa with compression positive: divide by -160.2177",
-    1602.177: "been given in kbar: divide by 1602.177",
-    -1602.177: "been given in kbar with compression positive (VASP's): divide by -1602.177",
-    183.63: "been given in hartree/bohr^3: multiply by 183.63",
-    -183.63: "been given in hartree/bohr^3 with compression positive: multiply by -183.63",
-}
 
 
 def check_frames(
@@ -89,39 +62,6 @@ def check_structures(
         _check_elements(frames, elements, name)
     _check_overlaps(frames, name)
     _check_zeroed(frames, name)
-
-
-def check_physics(frames: Sequence[Atoms], *, stress: bool, name: str) -> None:
-    """Do the part of `check_frames` that compares frames with one another.
-
-    It decides only on clear evidence: six pairs of nearby frames and a correlation of 0.9 between
-    energy change and work, and a slope below 0.6 or above 1.6 (forces), below 0.5 or above 2
-    (stress). Without strained pairs, pressures that rise with the volume (correlation 0.9), or
-    that imply a bulk modulus above 3000 GPa, count as evidence too.
-    """
-    found = label_consistency(frames)
-    if _contradicts(found.forces, _FORCE_SLOPES):
-        raise DataError(_force_sentence(found.forces, frames, name))
-    if not stress:
-        return
-    if _contradicts(found.stress, _STRESS_SLOPES):
-        raise DataError(_stress_sentence(found.stress, found.virial, name))
-    if found.stress is not None and found.stress.clear:
-        return
-    bulk = pressure_slope(frames)
-    if bulk is None:
-        return
-    modulus, correlation = bulk
-    if correlation > 0.9:
-        raise DataError(
-            f"The {name} stress has an implausible sign, for the pressure rises with the volume: "
-            "give it with tension positive (VASP's sign is the opposite: multiply by -1)."
-        )
-    if modulus > _STIFFEST and correlation < -0.9:
-        raise DataError(
-            f"The {name} stress has an implausible unit, for it implies a bulk modulus of "
-            f"{modulus:.0f} GPa: give it in eV/A^3 (divide GPa by 160.2177, kbar by 1602.177)."
-        )
 
 
 def _check_labels(frames: Sequence[Atoms], stress: bool, name: str) -> None:
@@ -241,10 +181,17 @@ def _check_overlaps(frames: Sequence[Atoms], name: str) -> None:
 def _close_pairs(
     frame: Atoms, cutoff: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    if frame.pbc.any() or len(frame) > 300:
+    cell, pbc = frame.cell.complete().array, frame.pbc
+    heights = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+    # A vector shorter than half of every height is its own minimum image.
+    if len(frame) > 300 or np.any(heights[pbc] < 2 * cutoff):
         return neighbor_list("ijd", frame, cutoff)  # type: ignore[no-any-return, no-untyped-call]
     first, second = np.triu_indices(len(frame), 1)
-    distance = np.linalg.norm(frame.positions[first] - frame.positions[second], axis=1)
+    vector = frame.positions[second] - frame.positions[first]
+    if pbc.any():
+        scaled = np.linalg.solve(cell.T, vector.T).T
+        vector -= np.where(pbc, np.round(scaled), 0.0) @ cell
+    distance = np.linalg.norm(vector, axis=1)
     near = distance < cutoff
     return first[near], second[near], distance[near]
 
@@ -295,44 +242,3 @@ def _lopsided(frame: Atoms) -> NDArray[np.bool_]:
     scale = np.bincount(first, weights=weight, minlength=len(frame))
     lopsided: NDArray[np.bool_] = np.linalg.norm(pull, axis=1) > 1e-3 * np.maximum(scale, 1e-12)
     return lopsided
-
-
-def _contradicts(slope: Slope | None, allowed: tuple[float, float]) -> bool:
-    return slope is not None and slope.clear and not allowed[0] < slope.value < allowed[1]
-
-
-def _force_sentence(slope: Slope | None, frames: Sequence[Atoms], name: str) -> str:
-    assert slope is not None
-    factors = dict(_FORCE_FACTORS)
-    sizes = {len(frame) for frame in frames if len(frame) > 1}
-    if len(sizes) == 1:
-        factors[1 / sizes.pop()] = "the energies look like energies per atom"
-    guesses = _nearest(slope.value, factors)
-    looks = " or ".join(guesses) if guesses else "their units or signs differ"
-    return (
-        f"Energies and forces of the {name} set disagree: between {slope.pairs} pairs of nearby "
-        f"frames the energy changes by {slope.value:.3g} times the work of the forces, so {looks}; "
-        "give eV and eV/A, forces being minus the gradient."
-    )
-
-
-def _stress_sentence(slope: Slope | None, virial: Slope | None, name: str) -> str:
-    assert slope is not None
-    start = f"The {name} stress contradicts the slope of energy against strain "
-    guesses = _nearest(slope.value, _STRESS_FACTORS)
-    if virial is not None and virial.clear and 0.7 < abs(virial.value) < 1.4:
-        sign = "" if virial.value > 0 else "minus "
-        guesses.append(f"been given as a virial in eV: divide by {sign}the cell volume")
-    if guesses:
-        return start + "and seems to have " + ", or to have ".join(guesses) + "."
-    return (
-        f"{start}({slope.value:.3g} times what it says): "
-        "give it in eV/A^3 with tension positive, order xx yy zz yz xz xy."
-    )
-
-
-def _nearest(value: float, factors: dict[float, str]) -> list[str]:
-    """Readings whose factor is within 20 % of the slope, best first."""
-    ratios = {text: value / factor for factor, text in factors.items()}
-    close = {text: abs(np.log(r)) for text, r in ratios.items() if r > 0 and 1 / 1.2 < r < 1.2}
-    return sorted(close, key=lambda text: close[text])

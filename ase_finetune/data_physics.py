@@ -1,74 +1,26 @@
-"""Do energies, forces and stresses belong together? Asked of pairs of frames that nearly agree.
+"""Do energies, forces and stresses belong together? A wrong sign or unit shows in the work.
 
-Between two frames a and b of one composition the energy must change by the work done,
-
-    E_b - E_a = 1/2 (V_a s_a + V_b s_b) : strain - 1/2 (F_a + F_b) . u + third order,
-
-where s is the stress, the strain is the logarithmic one between the cells, and u are the atoms'
-displacements beyond the homogeneous ones. A wrong sign or unit shows as a slope other than one.
+The energy change between nearby frames is fitted to the work of their labels (`data_pairs`); the
+slope is one where the labels agree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
 from ase import Atoms
 from ase.units import GPa
-from numpy.typing import NDArray
 
-from ase_finetune.data_read import ENERGY_KEY, FORCES_KEY, STRESS_KEY
+from ase_finetune.data_pairs import Array, Pairs, work_pairs
+from ase_finetune.data_read import STRESS_KEY
 
-Array = NDArray[np.float64]
-
-_FARTHEST = 0.35  # A; beyond it the third-order terms rival the work itself
-_FARTHEST_STRAINED = 0.2  # A
+_NEAR = 0.2  # A, largest displacement between strained frames
 _STRAINS = (1e-3, 0.08)
-_LEAST_PAIRS = 6
 _LEAST_COSINE = 0.9
-_MOST_NUMBERS = 3_000_000  # floats in one array of all pairs, which bounds time and memory
-_MOST_FRAMES = 1000
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Pairs of nearby frames and the work between them, all per atom.
-
-    Attributes
-    ----------
-    frames
-        (P, 2), indices into the frames.
-    energy
-        (P,), change of the energy label, eV/atom.
-    force_work
-        (P,), eV/atom.
-    stress_work
-        (P, 6, 6), eV/atom: work of stress component i (Voigt, as labelled) on strain component j,
-        NaN where a stress is missing. The trace over i = j is the work.
-    virial_work
-        (P,), eV/atom: the work if the "stress" label is a stress times the volume.
-    volume
-        (P,), change of the volume, A^3/atom.
-    displacement
-        (P,), largest of an atom, A.
-    normal, shear
-        (P,), largest strain component of each kind.
-    """
-
-    frames: NDArray[np.int64]
-    energy: Array
-    force_work: Array
-    stress_work: Array
-    virial_work: Array
-    volume: Array
-    displacement: Array
-    normal: Array
-    shear: Array
-
-    def __getitem__(self, rows: NDArray[np.bool_]) -> Pairs:
-        return Pairs(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+_LEAST_T = 6.0
 
 
 @dataclass(frozen=True)
@@ -83,16 +35,22 @@ class Slope:
         Correlation about zero, -1 to 1.
     pairs
         Number of pairs.
+    freedom
+        Frames in them, less one and less the terms fitted beside the slope.
     """
 
     value: float
     cosine: float
     pairs: int
+    freedom: int
 
     @property
     def clear(self) -> bool:
         """Whether the evidence is strong enough to judge by."""
-        return self.pairs >= _LEAST_PAIRS and abs(self.cosine) >= _LEAST_COSINE
+        if self.freedom < 2 or abs(self.cosine) < _LEAST_COSINE:
+            return False
+        # Student's t of a correlation; pairs share frames, so frames are counted.
+        return self.cosine**2 * self.freedom > _LEAST_T**2 * (1 - self.cosine**2)
 
 
 @dataclass(frozen=True)
@@ -136,26 +94,27 @@ def label_consistency(frames: Sequence[Atoms]) -> Consistency:
     Consistency
     """
     pairs = work_pairs(frames)
-    stress_work = np.trace(pairs.stress_work, axis1=1, axis2=2)
-    strain = np.maximum(pairs.normal, pairs.shear)
+    strain, known = pairs.strain, np.isfinite(pairs.stress_work).all(axis=(1, 2))
+    # Forces are judged in equal cells first, so that no stress can blame them.
+    still = pairs[(strain < 1e-6) & (pairs.displacement > 1e-3)]
+    forces = _slope(still, still.force_work)
 
-    # Forces are judged in equal cells, so that a wrong stress cannot blame them.
-    rows = (strain < 1e-6) & (pairs.displacement > 1e-3)
-    forces = _slope(pairs.energy[rows], pairs.force_work[rows])
-
-    near = (pairs.displacement < _FARTHEST_STRAINED) & np.isfinite(stress_work)
-    near &= (strain > _STRAINS[0]) & (strain < _STRAINS[1])
-    normal = near & (pairs.shear < 0.3 * pairs.normal)
-    chosen = pairs[normal]
-    change = chosen.energy - chosen.force_work
-    stress = _slope(change, stress_work[normal], chosen.volume)
-    virial = _slope(change, chosen.virial_work, chosen.volume)
+    near = pairs[(pairs.displacement < _NEAR) & known]
+    near = near[(near.strain > _STRAINS[0]) & (near.strain < _STRAINS[1])]
+    if forces is None or not forces.clear:
+        mild = near[near.strain < 0.03]
+        forces = _slope(mild, mild.force_work, [*mild.stress_parts, mild.volume]) or forces
+    chosen = near[near.shear < 0.3 * near.normal]
+    work = chosen.stress_parts[0] + chosen.stress_parts[1]
+    free = [chosen.force_work, chosen.volume]
+    stress = _slope(chosen, work, free)
+    virial = _slope(chosen, chosen.virial_work, free)
     offset = None
     small = (chosen.normal < 0.02) & (chosen.volume != 0)
     if small.any():
-        excess = (change - stress_work[normal])[small] / chosen.volume[small]
+        excess = (chosen.energy - chosen.force_work - work)[small] / chosen.volume[small]
         offset = float(np.median(excess)) / GPa
-    return Consistency(forces, stress, virial, offset, _shear_order(pairs[near]))
+    return Consistency(forces, stress, virial, offset, _shear_order(near))
 
 
 def pressure_slope(frames: Sequence[Atoms]) -> tuple[float, float] | None:
@@ -191,144 +150,33 @@ def pressure_slope(frames: Sequence[Atoms]) -> tuple[float, float] | None:
     return float(-volumes.mean() * slope), float(np.corrcoef(volumes, pressures)[0, 1])
 
 
-def work_pairs(frames: Sequence[Atoms]) -> Pairs:
-    """Find pairs of nearby frames and the work between them.
-
-    Sequence neighbors and all pairs of a spread of frames are tried; the number is bounded so
-    that this takes about a second whatever the data.
-    """
-    groups: dict[tuple[bytes, bytes], list[int]] = {}
-    for index, frame in enumerate(frames):
-        if len(frame) > 1 and ENERGY_KEY in frame.info and FORCES_KEY in frame.arrays:
-            groups.setdefault((frame.numbers.tobytes(), frame.pbc.tobytes()), []).append(index)
-    found = [_empty()]
-    for rows in groups.values():
-        if len(rows) > 1:
-            rows = rows[:_MOST_FRAMES]
-            periodic = frames[rows[0]].pbc.any()
-            found += (_cell_pairs if periodic else _molecule_pairs)(frames, np.array(rows))
-    return Pairs(
-        *(np.concatenate([getattr(p, name) for p in found]) for name in Pairs.__dataclass_fields__)
-    )
-
-
-def _cell_pairs(frames: Sequence[Atoms], rows: NDArray[np.int64]) -> Iterator[Pairs]:
-    group = [frames[i] for i in rows]
-    size, pbc = len(group[0]), group[0].pbc
-    cells = np.array([f.cell.complete().array for f in group])
-    scaled = np.array(
-        [np.linalg.solve(h.T, f.positions.T).T for h, f in zip(cells, group, strict=True)]
-    )
-    energy, forces, stress = _labels(group)
-    volume = np.abs(np.linalg.det(cells))
-    for a, b in _candidates(len(group), size):
-        shift = scaled[b] - scaled[a]
-        shift[..., pbc] -= np.round(shift[..., pbc])
-        shift -= shift.mean(axis=1, keepdims=True)
-        shift[..., pbc] -= np.round(shift[..., pbc])
-        u_a, u_b = shift @ cells[a], shift @ cells[b]
-        far = np.linalg.norm(u_a, axis=2).max(axis=1)
-        deform = np.linalg.inv(cells[a]) @ cells[b]
-        squares, axes = np.linalg.eigh(deform @ deform.transpose(0, 2, 1))
-        strain = np.einsum("pij,pj,pkj->pik", axes, np.log(squares) / 2, axes)
-        stretch = np.einsum("pij,pj,pkj->pik", axes, np.sqrt(squares), axes)
-        turn = np.linalg.inv(stretch) @ deform
-        strain[np.abs(strain) < 1e-9] = 0.0
-        voigt = np.stack([strain[:, i, j] for i, j in _VOIGT], axis=1) * [1, 1, 1, 2, 2, 2]
-        largest = np.abs(strain).max(axis=(1, 2))
-        keep = (far < _FARTHEST) & (largest < (_STRAINS[1] if pbc.all() else 1e-6))
-        turned = turn @ stress[b] @ turn.transpose(0, 2, 1)
-        s_a, s_b = (np.stack([s[:, i, j] for i, j in _VOIGT], 1) for s in (stress[a], turned))
-        mean = (volume[a, None] * s_a + volume[b, None] * s_b) / 2
-        yield Pairs(
-            frames=np.stack([rows[a], rows[b]], axis=1),
-            energy=(energy[b] - energy[a]) / size,
-            force_work=-((forces[a] * u_a + forces[b] * u_b).sum(axis=(1, 2))) / 2 / size,
-            stress_work=mean[:, :, None] * voigt[:, None, :] / size,
-            virial_work=((s_a + s_b) / 2 * voigt).sum(axis=1) / size,
-            volume=(volume[b] - volume[a]) / size,
-            displacement=far,
-            normal=np.abs(voigt[:, :3]).max(axis=1),
-            shear=np.abs(voigt[:, 3:]).max(axis=1) / 2,
-        )[keep]
-
-
-def _molecule_pairs(frames: Sequence[Atoms], rows: NDArray[np.int64]) -> Iterator[Pairs]:
-    group = [frames[i] for i in rows]
-    size = len(group[0])
-    places = np.array([f.positions - f.positions.mean(axis=0) for f in group])
-    energy, forces, _ = _labels(group)
-    # Internal distances find neighbors whatever the orientation.
-    first, second = np.triu_indices(size, 1)
-    stride = max(1, len(first) // 1000)
-    distances = np.linalg.norm(places[:, first[::stride]] - places[:, second[::stride]], axis=2)
-    squares = (distances**2).sum(axis=1)
-    apart = squares[:, None] + squares - 2 * distances @ distances.T
-    np.fill_diagonal(apart, np.inf)
-    a, b = np.arange(len(group)), apart.argmin(axis=1)
-    left, _, right = np.linalg.svd(places[b].transpose(0, 2, 1) @ places[a])
-    proper = np.ones((len(a), 3))
-    proper[:, 2] = np.sign(np.linalg.det(left @ right))
-    turn = (left * proper[:, None, :]) @ right
-    u = places[b] @ turn - places[a]
-    far = np.linalg.norm(u, axis=2).max(axis=1)
-    none = np.zeros(len(a))
-    yield Pairs(
-        frames=np.stack([rows[a], rows[b]], axis=1),
-        energy=(energy[b] - energy[a]) / size,
-        force_work=-(((forces[a] + forces[b] @ turn) * u).sum(axis=(1, 2))) / 2 / size,
-        stress_work=np.zeros((len(a), 6, 6)),
-        virial_work=none,
-        volume=none,
-        displacement=far,
-        normal=none,
-        shear=none,
-    )[far < _FARTHEST]
-
-
-_FULL = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])
-_VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
-
-
-def _labels(group: Sequence[Atoms]) -> tuple[Array, Array, Array]:
-    energy = np.array([f.info[ENERGY_KEY] for f in group])
-    forces = np.array([f.arrays[FORCES_KEY] for f in group])
-    missing = np.full(6, np.nan)
-    stress = np.array([f.info.get(STRESS_KEY, missing) for f in group])
-    return energy, forces, stress[:, _FULL]
-
-
-def _candidates(count: int, size: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    spread = min(count, int(np.sqrt(_MOST_NUMBERS / (3 * size))) + 2, 150)
-    rows = np.linspace(0, count - 1, spread).astype(int)
-    first, second = np.triu_indices(spread, 1)
-    near = [(np.arange(count - step), np.arange(step, count)) for step in (1, 2) if count > step]
-    pairs = {
-        (int(i), int(j))
-        for firsts, seconds in [(rows[first], rows[second]), *near]
-        for i, j in zip(firsts, seconds, strict=True)
-    }
-    both = np.array(sorted(pairs))
-    for chunk in np.array_split(both, max(1, len(both) * size // 200_000)):
-        if len(chunk):
-            yield chunk[:, 0], chunk[:, 1]
-
-
-def _slope(change: Array, work: Array, nuisance: Array | None = None) -> Slope | None:
-    if len(work) < 2 or not np.any(work):
+def _slope(pairs: Pairs, work: Array, free: Sequence[Array] = ()) -> Slope | None:
+    """Fit energy change = slope * work + whatever the free terms explain."""
+    change, count = pairs.energy, len(pairs.energy)
+    terms = np.array([term for term in free if np.any(term)])
+    freedom = len(np.unique(pairs.frames)) - 1 - len(terms)
+    if not np.any(work):
         return None
-    if nuisance is not None and np.any(nuisance):
-        unit = nuisance / np.linalg.norm(nuisance)
-        change, work = change - (change @ unit) * unit, work - (work @ unit) * unit
+    if len(terms):
+        # Columns of unit length, for a volume in A^3 dwarfs a work in eV.
+        basis = (terms / np.linalg.norm(terms, axis=1)[:, None]).T
+        both = np.stack([change, work], axis=1)
+        fit, *_ = np.linalg.lstsq(basis, both, rcond=1e-9)
+        before = np.linalg.norm(work)
+        change, work = (both - basis @ fit).T
+        # What is left of the work must be more than rounding of what was there.
+        if np.linalg.norm(work) < 1e-6 * before:
+            return None
     length = float(np.linalg.norm(work) * np.linalg.norm(change))
     if length == 0:
         return None
-    return Slope(float(work @ change / (work @ work)), float(work @ change) / length, len(work))
+    product = float(work @ change)
+    return Slope(product / float(work @ work), product / length, count, freedom)
 
 
 def _shear_order(pairs: Pairs) -> tuple[str, str, str] | None:
     pairs = pairs[(pairs.shear > 0.01) & (pairs.shear > 0.3 * pairs.normal)]
-    if len(pairs.energy) < _LEAST_PAIRS:
+    if len(pairs.energy) < 6:
         return None
     normal = np.trace(pairs.stress_work[:, :3, :3], axis1=1, axis2=2)
     change = pairs.energy - pairs.force_work - normal
@@ -348,18 +196,3 @@ def _has_gap(frame: Atoms) -> bool:
     scaled = np.sort(frame.cell.scaled_positions(frame.positions) % 1.0, axis=0)
     gaps = np.diff(np.vstack([scaled, scaled[:1] + 1]), axis=0).max(axis=0)
     return bool(np.any(gaps * heights > 5.0))
-
-
-def _empty() -> Pairs:
-    none = np.empty(0)
-    return Pairs(
-        np.empty((0, 2), dtype=np.int64),
-        none,
-        none,
-        np.empty((0, 6, 6)),
-        none,
-        none,
-        none,
-        none,
-        none,
-    )
