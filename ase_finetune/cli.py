@@ -1,0 +1,373 @@
+"""The ``ase-finetune`` command."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from ase_finetune.cli_options import resolve, train_options
+from ase_finetune.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from ase_finetune.data import Splits
+    from systems.system import System
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Make bad input one sentence on stderr and exit code 2, and Ctrl-C a word about resuming."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        from properties.errors import PropertyError
+        from systems.errors import SystemsError
+
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            typer.echo("Stopped; what was finished is saved.", err=True)
+            raise typer.Exit(130) from None
+        except (UserError, PropertyError, SystemsError) as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(2) from None
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            typer.echo(f"Error: {where}{error.strerror or error}.", err=True)
+            raise typer.Exit(2) from None
+
+    return wrapper
+
+
+app = typer.Typer(
+    help="Fine-tune MACE potentials for ASE and score their physics against DFT.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        # MACE spells its flags with underscores.
+        "token_normalize_func": lambda name: name.replace("_", "-"),
+    },
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the stopped run in --out.")]
+EnergyKey = Annotated[str, typer.Option(help="Key of the energy labels.")]
+ForcesKey = Annotated[str, typer.Option(help="Key of the force labels.")]
+StressKey = Annotated[str, typer.Option(help="Key of the stress labels.")]
+Keys = tuple[str, str, str]
+MACE_KEYS: Keys = ("REF_energy", "REF_forces", "REF_stress")
+OutFolder = Annotated[Optional[Path], typer.Option(help="Folder of the run.")]  # noqa: UP045
+Checkpoint = Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint folder, or seed.")]
+Data = Annotated[Optional[list[Path]], typer.Option(  # noqa: UP045
+    help="Labelled frames: extended XYZ, our HDF5, or any file that ASE reads.")]
+SystemName = Annotated[Optional[str], typer.Option(  # noqa: UP045
+    "--system", help="Use the frames of a bundled system.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")]
+
+
+@app.command()
+@guarded
+@train_options
+def run(
+    settings: dict[str, Any],
+    refine_evaluations: int | None,
+    system: Annotated[str, typer.Argument(help="A bundled system; see `ase-finetune systems`.")],
+    out: OutFolder = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune on a system's DFT data, refine, compute its properties and write a report."""
+    from ase_finetune.data import Splits
+    from systems import get_system
+
+    chosen = get_system(system)
+    config, refine_config = resolve(settings, refine_evaluations, chosen.recipe)
+    splits = Splits.from_named(chosen.frames())
+    _job(splits, config, refine_config, out or Path("runs") / system, overwrite, resume, as_json,
+         system=chosen)
+
+
+@app.command()
+@guarded
+@train_options
+def train(
+    settings: dict[str, Any],
+    refine_evaluations: int | None,
+    data: Annotated[Optional[Path], typer.Option(help="Training frames.")] = None,  # noqa: UP045
+    valid: Annotated[Optional[Path], typer.Option(help="Validation frames.")] = None,  # noqa: UP045
+    test: Annotated[Optional[list[Path]], typer.Option(help="Test frames; repeatable.")] = None,  # noqa: UP045
+    system: SystemName = None,
+    valid_fraction: Annotated[float, typer.Option(
+        help="Share of each trajectory or type held out, in blocks, without --valid.")] = 0.1,
+    split_by: Annotated[str, typer.Option(help="trajectory or config_type")] = "trajectory",
+    energy_key: EnergyKey = MACE_KEYS[0],
+    forces_key: ForcesKey = MACE_KEYS[1],
+    stress_key: StressKey = MACE_KEYS[2],
+    out: OutFolder = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune on your own labelled frames, refine, and print errors per configuration type."""
+    from ase_finetune.data import Splits
+    from systems import get_system
+
+    config, refine_config = resolve(settings, refine_evaluations)
+    if (data is None) == (system is None):
+        raise ConfigError("Give either --data with your frames or --system with a bundled one.")
+    if system is not None:
+        splits, name = Splits.from_named(get_system(system).frames()), system
+    else:
+        assert data is not None
+        splits, name = Splits.from_files(
+            data, valid=valid, tests=test or [], valid_fraction=valid_fraction, by=split_by,
+            energy_key=energy_key, forces_key=forces_key, stress_key=stress_key,
+            stress=config.stress_weight > 0,
+        ), data.stem
+    _job(splits, config, refine_config, out or Path("runs") / name, overwrite, resume, as_json)
+
+
+def _job(
+    splits: Splits, config: Any, refine_config: Any, out: Path, overwrite: bool, resume: bool,
+    as_json: bool, system: System | None = None,
+) -> None:
+    from ase_finetune.report import write_report
+    from ase_finetune.run import prepare_folder, run_job
+    from ase_finetune.terminal import TerminalReporter
+
+    provenance: dict[str, Any] = {}
+    if system is not None:
+        provenance = {"system": system.name, "level_of_theory": system.level_of_theory}
+    prepare_folder(out, overwrite=overwrite, resume=resume)
+    with TerminalReporter() as reporter:
+        results = run_job(
+            splits, config, refine_config, out, reporter, system=system,
+            properties=() if system is None else system.properties, resume=resume,
+            provenance=provenance,
+        )
+    report = write_report(out)
+    _show(results, as_json)
+    if not as_json:
+        last = "finetuned" if refine_config is None else "refined"
+        typer.echo(f"Checkpoint: {out / 'checkpoints' / last}\nReport: {report}")
+
+
+def _show(results: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(results, indent=1))
+        return
+    from rich.console import Console
+
+    from ase_finetune.terminal import error_table, property_table
+
+    console = Console()
+    if results.get("errors"):
+        console.print(error_table(results["errors"], "Errors (RMSE)"))
+    for split in _held_out(results):
+        by_type = {stage: rows[split] for stage, rows in results["errors_by_type"].items()}
+        if len(next(iter(by_type.values()))) > 1:
+            console.print(error_table(by_type, f"Errors (RMSE) on {split} by configuration type"))
+    if results.get("properties"):
+        console.print(property_table(results["properties"]))
+
+
+def _held_out(results: dict[str, Any]) -> list[str]:
+    stages = list(results.get("errors_by_type", {}).values())
+    return [name for name in stages[0] if name not in ("train", "valid")] if stages else []
+
+
+def _frames(data: list[Path] | None, system: str | None, keys: Keys) -> dict[str, list[Atoms]]:
+    from ase_finetune.data import read_frames
+    from systems import get_system
+
+    if (not data) == (system is None):
+        raise ConfigError("Give either --data with labelled frames or --system with a bundled one.")
+    if system is not None:
+        return get_system(system).frames()
+    energy, forces, stress = keys
+    return {
+        path.stem: read_frames(path, energy_key=energy, forces_key=forces, stress_key=stress)
+        for path in data or []
+    }
+
+
+def _load(checkpoint: str) -> Any:
+    from ase_finetune.checkpoint import Checkpoint
+    from ase_finetune.foundations import SEED
+
+    return Checkpoint.load(SEED if checkpoint == "seed" else checkpoint)
+
+
+@app.command()
+@guarded
+def refine(
+    checkpoint: Checkpoint,
+    data: Annotated[Optional[Path], typer.Option(help="The training frames.")] = None,  # noqa: UP045
+    valid: Annotated[Optional[Path], typer.Option(help="Validation frames.")] = None,  # noqa: UP045
+    system: SystemName = None,
+    method: Annotated[str, typer.Option(help="lbfgs")] = "lbfgs",
+    evaluations: Annotated[int, typer.Option(help="Budget of full-batch gradients.")] = 80,
+    history: Annotated[int, typer.Option(help="Pairs that L-BFGS keeps.")] = 20,
+    valid_fraction: Annotated[float, typer.Option(help="As in `train`.")] = 0.1,
+    out: Annotated[Path, typer.Option(help="Folder of the refined checkpoint.")] = Path("refined"),
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Refine a checkpoint by full-batch L-BFGS, accepted only if validation improves."""
+    from ase_finetune.config import RefineConfig
+    from ase_finetune.data import Splits
+    from ase_finetune.refinement import refine as refine_checkpoint
+    from ase_finetune.terminal import TerminalReporter
+    from systems import get_system
+
+    config = RefineConfig(
+        method=method, evaluations=evaluations, history=history, device=device
+    )
+    loaded = _load(checkpoint)
+    if (data is None) == (system is None):
+        raise ConfigError("Give either --data with your frames or --system with a bundled one.")
+    stress = float(loaded.config.get("stress_weight", 0.0)) > 0
+    if system is not None:
+        splits = Splits.from_named(get_system(system).frames())
+    else:
+        assert data is not None
+        splits = Splits.from_files(data, valid=valid, valid_fraction=valid_fraction, stress=stress)
+    splits.check(stress=stress, elements=loaded.numbers)
+    if out.exists() and not (out / "checkpoint.json").is_file():
+        raise ConfigError(f"{out} exists and is not a checkpoint; choose another --out.")
+    with TerminalReporter() as reporter:
+        result = refine_checkpoint(loaded, splits, config, progress=reporter.record)
+    result.save(out)
+    summary = {k: v for k, v in result.metrics.items() if k not in ("history", "before")}
+    if as_json:
+        typer.echo(json.dumps({"checkpoint": str(out), **summary}, indent=1))
+        return
+    before, after = (result.metrics[k] for k in (
+        "valid_force_rmse_before_meV_per_A", "valid_force_rmse_meV_per_A"))
+    verdict = "accepted" if result.metrics["accepted"] else "not accepted: weights unchanged"
+    typer.echo(f"Validation force RMSE {before:.2f} -> {after:.2f} meV/A ({verdict})\n"
+               f"Checkpoint: {out}")
+
+
+@app.command()
+@guarded
+def evaluate(
+    checkpoint: Checkpoint,
+    data: Data = None,
+    system: SystemName = None,
+    energy_key: EnergyKey = MACE_KEYS[0],
+    forces_key: ForcesKey = MACE_KEYS[1],
+    stress_key: StressKey = MACE_KEYS[2],
+    dtype: Annotated[str, typer.Option(help="float32 or float64")] = "float64",
+    device: Device = "cpu",
+    out: OutFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Print a checkpoint's errors on labelled frames, per configuration type."""
+    import dataclasses
+
+    from ase_finetune.config import DTYPE_NAMES
+    from ase_finetune.data import check_frames
+    from ase_finetune.evaluate import predict_frames
+    from ase_finetune.run import write_json
+
+    if dtype not in DTYPE_NAMES:
+        raise ConfigError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPE_NAMES)}.")
+    loaded = _load(checkpoint)
+    results: dict[str, Any] = {"errors": {}, "errors_by_type": {}}
+    for name, frames in _frames(data, system, (energy_key, forces_key, stress_key)).items():
+        check_frames(frames, stress=False, elements=loaded.numbers, name=name)
+        predictions = predict_frames(loaded, frames, dtype=dtype, device=device)
+        results["errors"].setdefault(loaded.stage, {})[name] = dataclasses.asdict(
+            predictions.errors())
+        results["errors_by_type"].setdefault(loaded.stage, {})[name] = {
+            kind: dataclasses.asdict(e) for kind, e in predictions.errors_by_type().items()}
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "results.json", results)
+    _show(results, as_json)
+
+
+@app.command()
+@guarded
+def properties(
+    checkpoint: Checkpoint,
+    system: Annotated[str, typer.Argument(help="A bundled system.")],
+    only: Annotated[Optional[str], typer.Option(help="Comma-separated names.")] = None,  # noqa: UP045
+    device: Device = "cpu",
+    out: OutFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Compute a system's properties with a checkpoint and compare them with DFT."""
+    from ase_finetune.calculator import FineTunedCalculator
+    from ase_finetune.run import compute_properties, property_rows, write_json
+    from ase_finetune.terminal import TerminalReporter
+    from systems import get_system
+
+    chosen = get_system(system)
+    names = list(chosen.properties) if only is None else [n.strip() for n in only.split(",")]
+    unknown = [n for n in names if n not in chosen.properties]
+    if unknown:
+        raise ConfigError(f"System {system} has no property {', '.join(unknown)}; it has "
+                          f"{', '.join(chosen.properties)}.")
+    loaded = _load(checkpoint)
+    calculator = FineTunedCalculator(loaded, device=device)
+    with TerminalReporter() as reporter:
+        found, failures = compute_properties(chosen, calculator, names, reporter, loaded.stage)
+    results = {
+        "properties": {loaded.stage: property_rows(found, chosen.references())},
+        "failures": {loaded.stage: failures},
+    }
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "results.json", results)
+    _show(results, as_json)
+    if failures:
+        raise UserError(f"No value for {', '.join(failures)}: {next(iter(failures.values()))}")
+
+
+@app.command()
+@guarded
+def systems(as_json: Json = False) -> None:
+    """List the bundled systems with their data and provenance."""
+    from systems import get_system, list_systems
+
+    rows = {}
+    for name in list_systems():
+        system = get_system(name)
+        rows[name] = {
+            "description": system.description,
+            "level_of_theory": system.level_of_theory,
+            "license": system.license,
+            "elements": list(system.elements),
+            "frames": system.counts(),
+            "properties": list(system.properties),
+            "references": {
+                key: {"source": value.source} for key, value in system.references().items()
+            },
+        }
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    for name, row in rows.items():
+        counts = ", ".join(f"{n} {split}" for split, n in row["frames"].items())
+        typer.echo(f"{name}: {row['description']}\n  {row['level_of_theory']}\n  frames: {counts}\n"
+                   f"  properties: {', '.join(row['properties'])}\n  license: {row['license']}")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

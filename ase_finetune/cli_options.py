@@ -1,0 +1,134 @@
+"""Command-line options made from the settings, so that every setting is spelled once."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+import typer
+
+from ase_finetune.config import RefineConfig, TrainConfig, from_mapping
+from ase_finetune.errors import ConfigError
+
+HELP = {
+    "foundation": "seed, a checkpoint folder, a .model file, a mace-torch name, or scratch",
+    "head": "Head of a multi-head foundation",
+    "optimizer": "Optimizer of the mini-batch stage",
+    "lr": "Learning rate  (default: the optimizer's)",
+    "weight_decay": "Decoupled weight decay",
+    "schedule": "constant or cosine",
+    "warmup_fraction": "Share of the steps spent warming up",
+    "epochs": "Passes over the training frames",
+    "batch_size": "Frames per step",
+    "patience": "Stop after so many epochs without improvement (0: never)",
+    "energy_weight": "Weight of (eV/atom)^2",
+    "forces_weight": "Weight of (eV/A)^2",
+    "stress_weight": "Weight of (eV/A^3)^2",
+    "E0s": "estimated, foundation, average or isolated",
+    "ema_decay": "Decay of the averaged weights (0: none)",
+    "clip": "Largest gradient norm (0: none)",
+    "default_dtype": "float32 or float64",
+    "device": "cpu, cuda, cuda:N or auto",
+    "seed": "Of data order and random weights",
+}
+_ALIASES = {"foundation": ("--foundation", "--foundation-model")}
+_REFINE_KEYS = [f.name for f in dataclasses.fields(RefineConfig)]
+
+
+def train_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option per setting of TrainConfig, ``--config`` and ``--refine``.
+
+    The command receives what was set as ``settings`` and ``refine`` instead.
+    """
+    added = []
+    for field in dataclasses.fields(TrainConfig):
+        if field.name not in HELP:
+            continue  # mappings belong into the YAML file
+        kind = type(field.default) if field.default is not None else _KINDS[field.name]
+        names = _ALIASES.get(field.name, ("--" + field.name.replace("_", "-"),))
+        shown = "" if field.default is None else f" (default: {field.default})"
+        option = typer.Option(None, *names, help=HELP[field.name] + shown, show_default=False)
+        added.append(_parameter(field.name, Optional[kind], option))  # noqa: UP045
+    added.append(_parameter("config_file", Optional[Path], typer.Option(  # noqa: UP045
+        None, "--config", help="YAML file of settings; flags go over it", show_default=False)))
+    added.append(_parameter("refine_evaluations", Optional[int], typer.Option(  # noqa: UP045
+        None, "--refine", help="Full-batch L-BFGS evaluations afterwards (0: none)"
+        f" (default: {RefineConfig().evaluations})", show_default=False)))
+
+    @functools.wraps(function)
+    def command(**values: Any) -> None:
+        flags = {name: values.pop(name) for name in HELP if name in values}
+        flags = {name: value for name, value in flags.items() if value is not None}
+        path, evaluations = values.pop("config_file"), values.pop("refine_evaluations")
+        function(
+            settings={**read_config(path), **flags}, refine_evaluations=evaluations, **values
+        )
+
+    own = [
+        p for p in inspect.signature(function, eval_str=True).parameters.values()
+        if p.name not in ("settings", "refine_evaluations")
+    ]
+    command.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
+    return command
+
+
+_KINDS: dict[str, type] = {"head": str, "lr": float}
+
+
+def _parameter(name: str, kind: Any, option: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind
+    )
+
+
+def read_config(path: Path | None) -> dict[str, Any]:
+    """Read a YAML file of settings.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read or is not a mapping.
+    """
+    if path is None:
+        return {}
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is not a readable YAML file of settings.") from error
+    if content is None:
+        return {}
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{path} must hold settings as 'name: value' lines.")
+    return {str(key): value for key, value in content.items()}
+
+
+def resolve(
+    settings: Mapping[str, Any], refine_evaluations: int | None,
+    defaults: Mapping[str, Any] | None = None,
+) -> tuple[TrainConfig, RefineConfig | None]:
+    """Turn settings into configs: flag over file over the system's recipe over default.
+
+    Raises
+    ------
+    ConfigError
+        On unknown or invalid settings.
+    """
+    merged = {**(defaults or {}), **settings}
+    refine = merged.pop("refine", {})
+    if refine_evaluations is not None:
+        refine = None if refine_evaluations == 0 else {
+            **(refine or {}), "evaluations": refine_evaluations
+        }
+    if refine is not None and not isinstance(refine, Mapping):
+        raise ConfigError("refine must be null or hold settings of the refinement.")
+    train = from_mapping(TrainConfig, merged)
+    if refine is None:
+        return train, None
+    return train, from_mapping(RefineConfig, {"device": train.device, **refine})

@@ -1,0 +1,318 @@
+"""The main job: fine-tune, refine, evaluate, compute properties, and leave everything in a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import yaml
+
+from ase_finetune.checkpoint import Checkpoint, versions
+from ase_finetune.config import RefineConfig, TrainConfig
+from ase_finetune.data import Splits
+from ase_finetune.errors import ConfigError
+from ase_finetune.evaluate import Predictions, predict_frames
+from ase_finetune.foundations import load_foundation
+from ase_finetune.refinement import refine
+from ase_finetune.start import prepare
+from ase_finetune.trainer import finetune
+from properties.errors import PropertyError
+from properties.quantity import Curve, Quantity, compare
+
+if TYPE_CHECKING:
+    from systems.system import System
+
+FILES = ("results.json", "config.yaml", "log.jsonl", "predictions.npz", "curves.json",
+         "report.html", "state.pt")
+
+
+class Reporter(Protocol):
+    """What a run tells the terminal."""
+
+    def note(self, text: str) -> None:
+        """Say one line."""
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Take an epoch's or iteration's record."""
+
+    def steps(self, title: str) -> Callable[[int, int], None]:
+        """Return a (done, total) callback for a part of known length."""
+
+
+def prepare_folder(out: Path, *, overwrite: bool, resume: bool) -> None:
+    """Make the output folder, and never mix two runs in it.
+
+    Raises
+    ------
+    ConfigError
+        If it holds a run and neither ``overwrite`` nor ``resume`` is asked for.
+    """
+    present = [name for name in (*FILES, "checkpoints") if (out / name).exists()]
+    if present and not (overwrite or resume):
+        raise ConfigError(
+            f"{out} already holds a run; continue it with --resume, replace it with --overwrite, "
+            "or choose another --out."
+        )
+    if overwrite and not resume:
+        for name in FILES:
+            (out / name).unlink(missing_ok=True)
+        for stage in ("finetuned", "refined"):
+            shutil.rmtree(out / "checkpoints" / stage, ignore_errors=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"Cannot make the folder {out}: {error.strerror}.") from error
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write strict JSON atomically."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+class _Folder:
+    """The files of one run, rewritten after every stage so that a stop loses little."""
+
+    def __init__(self, out: Path, provenance: Mapping[str, Any]) -> None:
+        self.out = out
+        self.results: dict[str, Any] = {
+            "errors": {}, "errors_by_type": {}, "properties": {}, "failures": {}, "budget": {},
+            "provenance": dict(provenance),
+        }
+        self.curves: dict[str, Any] = {}
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def add_predictions(self, stage: str, split: str, predictions: Predictions) -> None:
+        errors = self.results["errors"].setdefault(stage, {})
+        errors[split] = dataclasses.asdict(predictions.errors())
+        by_type = self.results["errors_by_type"].setdefault(stage, {})
+        by_type[split] = {
+            name: dataclasses.asdict(e) for name, e in predictions.errors_by_type().items()
+        }
+        self.arrays |= {
+            f"{stage}/{split}/energy_ref": predictions.energy_ref,
+            f"{stage}/{split}/energy_pred": predictions.energy,
+            f"{stage}/{split}/n_atoms": predictions.n_atoms,
+            f"{stage}/{split}/forces_ref": predictions.forces_ref,
+            f"{stage}/{split}/forces_pred": predictions.forces,
+        }
+
+    def add_quantities(
+        self, stage: str, found: Mapping[str, Quantity | Curve],
+        references: Mapping[str, Quantity | Curve],
+    ) -> None:
+        self.results["properties"].setdefault(stage, {}).update(
+            property_rows(found, references)
+        )
+        for name, value in found.items():
+            if isinstance(value, Curve):
+                self.curves.setdefault(stage, {})[name] = _curve(value)
+        for name, value in references.items():
+            if isinstance(value, Curve):
+                self.curves.setdefault("reference", {})[name] = _curve(value)
+
+    def write(self) -> None:
+        write_json(self.out / "results.json", self.results)
+        if self.curves:
+            write_json(self.out / "curves.json", self.curves)
+        if self.arrays:
+            temporary = self.out / ".predictions.tmp.npz"
+            np.savez_compressed(temporary, **self.arrays)  # type: ignore[arg-type]
+            os.replace(temporary, self.out / "predictions.npz")
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    return {
+        "x": [float(v) for v in curve.x], "y": [float(v) for v in curve.y],
+        "x_unit": curve.x_unit, "y_unit": curve.y_unit, "source": curve.source,
+    }
+
+
+def property_rows(
+    found: Mapping[str, Quantity | Curve], references: Mapping[str, Quantity | Curve]
+) -> dict[str, Any]:
+    """Return the ``properties`` rows of results.json: every scalar, and curves by their RMSE.
+
+    A quantity without a reference has null in its place.
+    """
+    shared = {name: value for name, value in references.items() if name in found}
+    comparisons = compare(found, shared)
+    rows: dict[str, Any] = {}
+    for name, value in found.items():
+        comparison = comparisons.get(name)
+        if isinstance(value, Curve):
+            if comparison is None:
+                continue
+            rows[f"{name}_rmse"] = {
+                "value": comparison.rmse, "unit": value.y_unit, "reference": 0.0,
+                "reference_source": comparison.reference_source, "relative_error": None,
+            }
+        else:
+            rows[name] = {
+                "value": value.value,
+                "unit": value.unit,
+                "reference": None if comparison is None else comparison.reference,
+                "reference_source": None if comparison is None else comparison.reference_source,
+                "relative_error": None if comparison is None else comparison.relative_error,
+            }
+    return rows
+
+
+def compute_properties(
+    system: System, calculator: Any, names: Sequence[str], reporter: Reporter, source: str
+) -> tuple[dict[str, Quantity | Curve], dict[str, str]]:
+    """Compute properties of a system with any ASE calculator.
+
+    Returns
+    -------
+    found
+        All quantities and curves by name.
+    failures
+        Property -> why it has no value, for a model too poor to converge.
+    """
+    found: dict[str, Quantity | Curve] = {}
+    failures: dict[str, str] = {}
+    for name in names:
+        try:
+            result = system.compute(name, calculator, reporter.steps(f"{source}: {name}"))
+        except PropertyError as error:
+            failures[name] = str(error)
+            reporter.note(f"{source}: no {name}: {error}")
+            continue
+        found.update(result.quantities(source))
+    return found, failures
+
+
+def _warn_about_stress(splits: Splits, config: TrainConfig, reporter: Reporter) -> None:
+    if config.stress_weight == 0 and any("REF_stress" in a.info for a in splits.train):
+        reporter.note("The frames have stress labels; --stress-weight is 0, so they are not used.")
+
+
+def run_job(
+    splits: Splits,
+    config: TrainConfig,
+    refine_config: RefineConfig | None,
+    out: Path,
+    reporter: Reporter,
+    *,
+    system: System | None = None,
+    properties: Sequence[str] = (),
+    resume: bool = False,
+    provenance: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Fine-tune, refine, evaluate and compute properties, writing everything to a folder.
+
+    Parameters
+    ----------
+    splits, config, refine_config
+        Data and settings; None refines nothing.
+    out
+        A folder from :func:`prepare_folder`.
+    reporter
+        Where progress goes.
+    system, properties
+        The system and the names of its properties to compute at every stage.
+    resume
+        Continue the mini-batch stage from its ``state.pt``.
+    provenance
+        Added to ``results["provenance"]``.
+
+    Returns
+    -------
+    dict
+        The content of results.json.
+    """
+    begun = time.perf_counter()
+    if config.foundation != "scratch":
+        known = load_foundation(config.foundation, head=config.head).numbers
+        splits.check(stress=config.stress_weight > 0, elements=known)
+    else:
+        splits.check(stress=config.stress_weight > 0)
+    start = prepare(splits, config)
+    reporter.note(start.E0s.note + ".")
+    _warn_about_stress(splits, config, reporter)
+    settings = _plain(dataclasses.asdict(config))
+    settings["refine"] = None if refine_config is None else dataclasses.asdict(refine_config)
+    (out / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    folder = _Folder(out, {
+        "command": shlex.join(["ase-finetune", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "foundation": dict(start.checkpoint.foundation),
+        "data_hash": splits.data_hash(),
+        "n_frames": {name: len(frames) for name, frames in splits.items()},
+        "E0s": start.E0s.note,
+        "versions": versions(),
+        **(provenance or {}),
+    })
+    references = system.references() if system is not None else {}
+
+    def assess(checkpoint: Checkpoint) -> None:
+        stage = checkpoint.stage
+        steps = reporter.steps(f"{stage}: errors")
+        sets = list(splits.items())
+        for i, (name, frames) in enumerate(sets):
+            folder.add_predictions(stage, name, predict_frames(
+                checkpoint, frames, dtype=config.default_dtype, device=config.device
+            ))
+            steps(i + 1, len(sets))
+        if system is not None and properties:
+            from ase_finetune.calculator import FineTunedCalculator
+
+            calculator = FineTunedCalculator(checkpoint, device=config.device)
+            found, failures = compute_properties(system, calculator, properties, reporter, stage)
+            folder.add_quantities(stage, found, references)
+            folder.results["failures"][stage] = failures
+        folder.write()
+
+    assess(start.checkpoint)
+    log = _Log(out / "log.jsonl", reporter)
+    tuned = finetune(splits, config, start=start, out=out, progress=log.add, resume=resume)
+    log.rewrite(tuned.metrics["history"])
+    tuned.save(out / "checkpoints" / "finetuned")
+    assess(tuned)
+    spent = float(tuned.metrics["gradient_equivalents"])
+    if refine_config is not None:
+        refined = refine(tuned, splits, refine_config, progress=log.add)
+        refined.save(out / "checkpoints" / "refined")
+        if not refined.metrics["accepted"]:
+            reporter.note("Refinement did not lower the validation force error; "
+                          "the refined checkpoint holds the fine-tuned weights.")
+        assess(refined)
+        spent += float(refined.metrics["gradient_equivalents"])
+    folder.results["budget"] = {
+        "gradient_equivalents": spent, "wall_s": time.perf_counter() - begun,
+    }
+    folder.write()
+    return folder.results
+
+
+class _Log:
+    """One JSON line per epoch and iteration."""
+
+    def __init__(self, path: Path, reporter: Reporter) -> None:
+        self.path, self.reporter = path, reporter
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self.reporter.record(row)
+
+    def rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Replace what a stopped and continued run left with the one true history."""
+        self.path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")

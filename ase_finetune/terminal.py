@@ -1,0 +1,125 @@
+"""What the commands show: progress on stderr, tables on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+STAGES = {"zero_shot": "zero-shot", "finetuned": "fine-tuned", "refined": "refined"}
+
+
+class TerminalReporter:
+    """Progress bars with an estimate for everything a run does."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=self.console,
+        )
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> TerminalReporter:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def note(self, text: str) -> None:
+        """Print one line above the bars."""
+        self.progress.console.print(text, highlight=False, markup=False)
+
+    def _task(self, title: str, total: int) -> TaskID:
+        if title not in self.tasks:
+            self.tasks[title] = self.progress.add_task(title, total=total, state="")
+        return self.tasks[title]
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Show an epoch or iteration."""
+        refining = record["stage"] == "refined"
+        title = "refining" if refining else "fine-tuning"
+        done = record["evaluations"] if refining else record["epoch"]
+        total = record["budget"] if refining else record["epochs"]
+        self.progress.update(
+            self._task(title, total), completed=done,
+            state=f"valid {record['valid_force_rmse_meV_per_A']:.1f} meV/A",
+        )
+
+    def steps(self, title: str) -> Callable[[int, int], None]:
+        """Return a callback that moves a bar of known length."""
+
+        def move(done: int, total: int) -> None:
+            self.progress.update(self._task(title, total), completed=done, total=total)
+
+        return move
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def error_table(errors: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str) -> Table:
+    """Make a table of errors: split by split (or type by type), stage by stage."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("frames")
+    table.add_column("n", justify="right")
+    for stage in errors:
+        for unit in ("meV/atom", "meV/A", "meV/A^3"):
+            table.add_column(f"{STAGES.get(stage, stage)}\n{unit}", justify="right")
+    names = dict.fromkeys(name for rows in errors.values() for name in rows)
+    for name in names:
+        cells = [name, str(next(iter(errors.values()))[name]["n_frames"])]
+        for rows in errors.values():
+            row = rows[name]
+            cells += [
+                _number(row["energy_rmse_meV_per_atom"]),
+                _number(row["force_rmse_meV_per_A"], 1),
+                _number(row["stress_rmse_meV_per_A3"]),
+            ]
+        table.add_row(*cells)
+    return table
+
+
+def property_table(properties: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
+    """Make a table of properties beside their references."""
+    table = Table(title="Properties", title_justify="left")
+    table.add_column("property")
+    table.add_column("unit")
+    table.add_column("reference", justify="right")
+    for stage in properties:
+        table.add_column(STAGES.get(stage, stage), justify="right")
+        table.add_column("error", justify="right")
+    rows = {name: row for stage in properties.values() for name, row in stage.items()}
+    for name, row in rows.items():
+        cells = [name, row["unit"], _significant(row["reference"])]
+        for stage in properties.values():
+            here = stage.get(name)
+            error = None if here is None else here["relative_error"]
+            cells += [
+                "-" if here is None else _significant(here["value"]),
+                "" if error is None else f"{100 * error:+.1f} %",
+            ]
+        table.add_row(*cells)
+    return table
+
+
+def _significant(value: float | None) -> str:
+    return "-" if value is None else f"{value:.5g}"
