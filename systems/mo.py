@@ -20,7 +20,7 @@ from systems.system import DATA, Progress, System
 
 A0 = 3.16  # A, start of relaxations
 # Right-handed with the slip along +[111]: on {121} +x is then the anti-twinning sense.
-PLANES = {"110": (1, 0, -1), "121": (1, -2, 1)}
+PLANES = {"110": (1, -1, 0), "121": (1, -2, 1)}
 # The published curves, which are the reference, are of this kind: see systems/dft/mo_references.py.
 GSFE_MODE: Literal["rigid", "relaxed"] = "rigid"
 
