@@ -96,7 +96,7 @@ def slip_geometry(
     if not along or not (heights > 0).any():
         raise too_large
     burgers = min(along, key=lambda v: int(v @ v))
-    second = _second(burgers, flat, normal)
+    second = _second(burgers, flat, normal, too_large)
     step = int(heights[heights > 0].min())
     third = _lowest(vectors, heights, step)
     # Anything but the volume of the primitive cell means that the search range was too small.
@@ -187,9 +187,14 @@ def _text(indices: NDArray[np.int64]) -> str:
 
 
 def _second(
-    burgers: NDArray[np.int64], flat: NDArray[np.int64], normal: NDArray[np.int64]
+    burgers: NDArray[np.int64],
+    flat: NDArray[np.int64],
+    normal: NDArray[np.int64],
+    too_large: StructureError,
 ) -> NDArray[np.int64]:
     areas = np.cross(burgers, flat) @ normal
+    if not (areas > 0).any():
+        raise too_large
     smallest = areas[areas > 0].min()
     candidates = [v for v, area in zip(flat, areas, strict=True) if area == smallest]
     return min(candidates, key=lambda v: (int(v @ v), abs(int(v @ burgers)), tuple(v)))
