@@ -15,7 +15,7 @@ from systems.system import SPLITS
 class FinnisSinclair(Calculator):
     """Mo of M. W. Finnis and J. E. Sinclair, Phil. Mag. A 50, 45 (1984), table 1."""
 
-    implemented_properties = ["energy", "free_energy", "forces", "stress"]
+    implemented_properties = ("energy", "free_energy", "forces", "stress")
     d, A = 4.114825, 1.887117
     c, c0, c1, c2 = 3.25, 43.4475218, -31.9332978, 6.0804249
 

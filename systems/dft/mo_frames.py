@@ -22,6 +22,7 @@ A_SLIP = 3.16  # A, the lattice constant of the published GSFE curves
 CUTOFF_EV = 550.0
 KMESH = {1: (8, 8, 8), 2: (4, 8, 8), 4: (4, 4, 8)}  # 2-atom cells repeated along x, then y
 SLIP_KMESH = {"110": (10, 10, 2), "121": (6, 10, 4)}
+SURFACE_KMESH = {"110": (10, 10, 1), "100": (8, 8, 1)}
 SLIP_PLANES = 6
 # Rattle amplitudes (A per Cartesian component) that stand for these temperatures.
 RATTLE = {"rattle_300K": 0.06, "rattle_1200K": 0.13, "rattle_2400K": 0.20}
@@ -140,30 +141,33 @@ def _slipped(name: str, plane: str) -> Atoms:
     return atoms
 
 
-def _vacancy(name: str) -> Atoms:
+def _vacancy_job(index: int) -> Job:
+    name = f"vacancy_{index:02d}"
     rng = _rng(name)
     atoms: Atoms = bulk("Mo", "bcc", a=A0, cubic=True) * (2, 2, 1)
     del atoms[int(rng.integers(len(atoms)))]  # type: ignore[no-untyped-call]
     atoms.positions += rng.normal(0.0, 0.08, atoms.positions.shape)
-    return atoms
+    return Job(name, "vacancy", atoms, KMESH[4])
 
 
-def _surface(name: str, plane: str) -> Atoms:
+def _surface_job(plane: str, index: int) -> Job:
+    """Five layers and 9 A of vacuum."""
+    name = f"surface_{plane}_{index:02d}"
     rng = _rng(name)
-    cells = {
-        "110": ([[-0.5, 0.5, -0.5], [0.5, 0.5, 0.5], [1, 0, -1]], 5),
-        "100": ([[1, 0, 0], [0, 1, 0], [0, 0, 1]], 5),
-    }
-    vectors, layers = cells[plane]
-    array = A0 * np.array(vectors, dtype=float)
-    step = A0 * (np.array([0.5, 0.5, -0.5]) if plane == "110" else np.array([0.5, 0.5, 0.5]))
-    normal = array[2] / np.linalg.norm(array[2])
-    array[2] = normal * (layers * float(step @ normal) + 9.0)
-    atoms = Atoms(f"Mo{layers}", positions=np.arange(layers)[:, None] * step, cell=array, pbc=True)
+    layers = 5
+    vectors = {
+        "110": [[-0.5, 0.5, -0.5], [0.5, 0.5, 0.5], [1, 0, -1]],
+        "100": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    }[plane]
+    cell = A0 * np.array(vectors, dtype=float)
+    step = 0.5 * A0 * np.array([1.0, 1.0, -1.0 if plane == "110" else 1.0])
+    normal = cell[2] / np.linalg.norm(cell[2])
+    cell[2] = normal * (layers * float(step @ normal) + 9.0)
+    atoms = Atoms(f"Mo{layers}", positions=np.arange(layers)[:, None] * step, cell=cell, pbc=True)
     _set_cell(atoms, atoms.cell.standard_form()[0])
     atoms.positions += rng.normal(0.0, 0.04, atoms.positions.shape)
     atoms.wrap(eps=0.5)  # type: ignore[no-untyped-call]
-    return atoms
+    return Job(name, f"surface_{plane}", atoms, SURFACE_KMESH[plane])
 
 
 def _eos_jobs() -> Iterator[Job]:
@@ -201,32 +205,30 @@ def _slip_job(plane: str, index: int) -> Job:
 
 def _rattle_job(family: str, index: int) -> Job:
     name = f"{family}_{index:02d}"
-    cells = 1 + index % 2
+    cells = 2 if index % 3 == 1 else 1
     return Job(name, family, _rattled(name, family, cells), KMESH[cells])
 
 
 def label_jobs() -> list[Job]:
-    """Return the plan in order; wherever it stops, what is done covers all families."""
+    """Return the plan in order; wherever it stops, what is done covers all families.
+
+    Numbers 3 and 4 of a family are for validation and test (`systems.dft.assemble`), so they come
+    early.
+    """
     jobs = [*_eos_jobs(), *_elastic_jobs()]
     jobs += [_rattle_job(family, 0) for family in RATTLE]
     jobs += [_slip_job("121", i) for i in (0, 5, 3)]
     jobs += [_slip_job("110", i) for i in (0, 5)]
-    slips = {"110": [1, 4, 2, 3, *range(6, 12)], "121": [1, 4, 2, *range(6, 12)]}
-    for i in range(10):
-        if i > 0:
-            jobs += [_rattle_job(family, i) for family in ("rattle_300K", "rattle_1200K")]
-        jobs += [_slip_job(plane, rest[i]) for plane, rest in slips.items() if i < len(rest)]
-        if i % 2 == 0:
-            n = i // 2
-            if n > 0:
-                jobs.append(_rattle_job("rattle_2400K", 2 * n))
-            jobs.append(Job(f"vacancy_{n:02d}", "vacancy", _vacancy(f"vacancy_{n:02d}"), KMESH[4]))
-            jobs.append(_rattle_job("rattle_2400K", 2 * n + 1))
-        if i in (5, 7, 9):
-            n = (i - 5) // 2
-            for plane, kpts in (("110", (10, 10, 1)), ("100", (8, 8, 1))):
-                name = f"surface_{plane}_{n:02d}"
-                jobs.append(Job(name, f"surface_{plane}", _surface(name, plane), kpts))
+    jobs += [_slip_job("110", 4), _slip_job("121", 4), _vacancy_job(0)]
+    slips = {"110": [3, 1, 2, *range(6, 12)], "121": [1, 2, *range(6, 12)]}
+    for turn, i in enumerate((4, 3, 1, 2, 5, 6, 7, 8, 9)):
+        jobs += [_rattle_job(family, i) for family in ("rattle_300K", "rattle_1200K")]
+        jobs += [_slip_job(plane, rest[turn]) for plane, rest in slips.items() if turn < len(rest)]
+        jobs.append(_rattle_job("rattle_2400K", turn + 1))
+        if turn % 2 == 1:
+            jobs.append(_vacancy_job(turn // 2 + 1))
+        if turn in (3, 5, 7):
+            jobs += [_surface_job(plane, (turn - 3) // 2) for plane in SURFACE_KMESH]
     return jobs
 
 
