@@ -129,7 +129,8 @@ def _from_mapping(found: Any, calc: Any, stress: bool) -> Evaluation:
             f"{name}.evaluate_batch returned a stress of shape {tensor.shape}; "
             "six Voigt components are needed."
         )
-    energy = float(found["energy"])
+    # As in a single evaluation: the energy that the forces are derivatives of.
+    energy = float(found.get("free_energy", found["energy"]))
     return _checked(Evaluation(energy, np.asarray(found["forces"], np.float64), tensor), calc)
 
 

@@ -35,7 +35,8 @@ class ElasticResult:
     C : ndarray, shape (6, 6)
         GPa, Voigt xx yy zz yz xz xy, engineering shear strains, fitted with `symmetry`.
     C_err : ndarray, shape (6, 6)
-        GPa, standard errors of the regressions.
+        GPa, standard errors of the regressions. The quadratic part of the stress enlarges them,
+        in proportion to `delta`, but does not bias a fit over symmetric strains.
     C_triclinic : ndarray, shape (6, 6)
         GPa, fitted without symmetry.
     symmetry : str
