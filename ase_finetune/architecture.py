@@ -8,6 +8,9 @@ shift) travel as tensors; coupling tensors are rebuilt.
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -28,10 +31,24 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _CLASSES = ("interaction_cls", "interaction_cls_first", "readout_cls")
 _IRREPS = ("hidden_irreps", "MLP_irreps", "edge_irreps")
 _PLAIN = (
-    "r_max num_bessel num_polynomial_cutoff max_ell num_interactions correlation radial_type "
-    "radial_MLP pair_repulsion distance_transform avg_num_neighbors apply_cutoff use_reduced_cg "
-    "use_so3 use_agnostic_product use_last_readout_only use_edge_irreps_first"
-).split()
+    "r_max",
+    "num_bessel",
+    "num_polynomial_cutoff",
+    "max_ell",
+    "num_interactions",
+    "correlation",
+    "radial_type",
+    "radial_MLP",
+    "pair_repulsion",
+    "distance_transform",
+    "avg_num_neighbors",
+    "apply_cutoff",
+    "use_reduced_cg",
+    "use_so3",
+    "use_agnostic_product",
+    "use_last_readout_only",
+    "use_edge_irreps_first",
+)
 _GATES = {"silu": torch.nn.functional.silu, "tanh": torch.tanh, "abs": torch.abs}
 # Rebuilt from the architecture, and the E0s, which a checkpoint keeps in double precision.
 _REBUILT = ("U_matrix", "_w3j", "output_mask", "zeros", "atomic_energies")
@@ -107,7 +124,7 @@ def describe(module: torch.nn.Module) -> dict[str, Any]:
 
 
 def build(architecture: Mapping[str, Any], *, dtype: torch.dtype) -> torch.nn.Module:
-    """Build the module of an architecture, with random weights and zero E0s.
+    """Build the module of an architecture; its weights mean nothing yet and its E0s are zero.
 
     Parameters
     ----------
@@ -122,39 +139,55 @@ def build(architecture: Mapping[str, Any], *, dtype: torch.dtype) -> torch.nn.Mo
         If the description is incomplete or impossible.
     """
     try:
-        keywords: dict[str, Any] = {key: architecture[key] for key in _PLAIN}
-        for key in _CLASSES:
-            keywords[key] = getattr(modules, architecture[key])
-        for key in _IRREPS:
-            value = architecture[key]
-            keywords[key] = None if value is None else o3.Irreps(value)
-        gate = architecture["gate"]
-        keywords["gate"] = None if gate is None else _GATES[gate]
-        numbers = [int(z) for z in architecture["atomic_numbers"]]
-        with default_dtype(DTYPES[architecture["built_dtype"]]), warnings.catch_warnings():
-            # e3nn scripts its layers; TorchScript warns about each of them.
-            warnings.simplefilter("ignore")
-            module = modules.ScaleShiftMACE(
-                atomic_energies=torch.zeros(1, len(numbers)).numpy(),
-                atomic_inter_scale=1.0,
-                atomic_inter_shift=0.0,
-                atomic_numbers=numbers,
-                num_elements=len(numbers),
-                heads=list(architecture["heads"]),
-                **keywords,
-            )
+        # Compiling the layers takes seconds, copying them a tenth of that.
+        module = copy.deepcopy(_template(json.dumps(dict(architecture), sort_keys=True)))
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
         raise CheckpointError(
             f"The architecture in the checkpoint cannot be built ({type(error).__name__}: {error})."
         ) from error
-    result: torch.nn.Module = module.to(dtype)
-    return result
+    return module.to(dtype)
+
+
+@functools.lru_cache(maxsize=8)
+def _template(architecture: str) -> torch.nn.Module:
+    return construct(json.loads(architecture))
+
+
+def construct(architecture: Mapping[str, Any]) -> torch.nn.Module:
+    """Make the module of an architecture with weights drawn from torch's generator."""
+    keywords: dict[str, Any] = {key: architecture[key] for key in _PLAIN}
+    for key in _CLASSES:
+        keywords[key] = getattr(modules, architecture[key])
+    for key in _IRREPS:
+        value = architecture[key]
+        keywords[key] = None if value is None else o3.Irreps(value)
+    gate = architecture["gate"]
+    keywords["gate"] = None if gate is None else _GATES[gate]
+    numbers = [int(z) for z in architecture["atomic_numbers"]]
+    with default_dtype(DTYPES[architecture["built_dtype"]]), warnings.catch_warnings():
+        # e3nn scripts its layers; TorchScript warns about each of them.
+        warnings.simplefilter("ignore")
+        module: torch.nn.Module = modules.ScaleShiftMACE(
+            atomic_energies=torch.zeros(1, len(numbers)).numpy(),
+            atomic_inter_scale=1.0,
+            atomic_inter_shift=0.0,
+            atomic_numbers=numbers,
+            num_elements=len(numbers),
+            heads=list(architecture["heads"]),
+            **keywords,
+        )
+    return module
 
 
 def stored_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return the tensors that define the model, without constants that are rebuilt."""
     return {
-        name: tensor.detach().cpu().contiguous().clone()
+        # Scale and shift of one head are a number or a list of one number, by origin.
+        name: (tensor.reshape(()) if name.startswith("scale_shift.") else tensor)
+        .detach()
+        .cpu()
+        .contiguous()
+        .clone()
         for name, tensor in module.state_dict().items()
         if not name.rpartition(".")[2].startswith(_REBUILT) and tensor.numel() > 0
     }
@@ -240,7 +273,7 @@ def prune(module: torch.nn.Module, numbers: Sequence[int]) -> torch.nn.Module:
     if keep == have:
         return module
     dtype = next(module.parameters()).dtype
-    small = build({**architecture, "atomic_numbers": keep}, dtype=dtype)
+    small: Any = build({**architecture, "atomic_numbers": keep}, dtype=dtype)
     with default_dtype(dtype):
         small = load_foundations_elements(
             small,
@@ -251,7 +284,9 @@ def prune(module: torch.nn.Module, numbers: Sequence[int]) -> torch.nn.Module:
         )
     columns = [have.index(z) for z in keep]
     energies: Any = module.atomic_energies_fn
-    target: Any = small.atomic_energies_fn
     with torch.no_grad():
-        target.atomic_energies.copy_(torch.atleast_2d(energies.atomic_energies)[:, columns])
-    return small
+        small.atomic_energies_fn.atomic_energies.copy_(
+            torch.atleast_2d(energies.atomic_energies)[:, columns]
+        )
+    result: torch.nn.Module = small
+    return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -45,8 +45,7 @@ class FineTunedCalculator(Calculator):
         If the folder cannot be read; nothing in it is ever executed.
     """
 
-    implemented_properties: ClassVar[list[str]] = list(_PROPERTIES)
-    default_parameters: ClassVar[dict[str, Any]] = {}
+    implemented_properties = list(_PROPERTIES)  # noqa: RUF012
 
     def __init__(
         self,
@@ -58,7 +57,7 @@ class FineTunedCalculator(Calculator):
         super().__init__(**kwargs)
         if dtype not in DTYPES:
             raise ConfigError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
-        self.implemented_properties = list(_PROPERTIES)  # type: ignore[misc]
+        self.implemented_properties = list(_PROPERTIES)
         loaded = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
         self.checkpoint = loaded
         self.device = resolve_device(device)

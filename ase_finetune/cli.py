@@ -66,10 +66,18 @@ Keys = tuple[str, str, str]
 MACE_KEYS: Keys = ("REF_energy", "REF_forces", "REF_stress")
 OutFolder = Annotated[Optional[Path], typer.Option(help="Folder of the run.")]  # noqa: UP045
 Checkpoint = Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint folder, or seed.")]
-Data = Annotated[Optional[list[Path]], typer.Option(  # noqa: UP045
-    help="Labelled frames: extended XYZ, our HDF5, or any file that ASE reads.")]
-SystemName = Annotated[Optional[str], typer.Option(  # noqa: UP045
-    "--system", help="Use the frames of a bundled system.")]
+Data = Annotated[
+    Optional[list[Path]],
+    typer.Option(  # noqa: UP045
+        help="Labelled frames: extended XYZ, our HDF5, or any file that ASE reads."
+    ),
+]
+SystemName = Annotated[
+    Optional[str],
+    typer.Option(  # noqa: UP045
+        "--system", help="Use the frames of a bundled system."
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")]
 
 
@@ -92,8 +100,16 @@ def run(
     chosen = get_system(system)
     config, refine_config = resolve(settings, refine_evaluations, chosen.recipe)
     splits = Splits.from_named(chosen.frames())
-    _job(splits, config, refine_config, out or Path("runs") / system, overwrite, resume, as_json,
-         system=chosen)
+    _job(
+        splits,
+        config,
+        refine_config,
+        out or Path("runs") / system,
+        overwrite,
+        resume,
+        as_json,
+        system=chosen,
+    )
 
 
 @app.command()
@@ -106,8 +122,10 @@ def train(
     valid: Annotated[Optional[Path], typer.Option(help="Validation frames.")] = None,  # noqa: UP045
     test: Annotated[Optional[list[Path]], typer.Option(help="Test frames; repeatable.")] = None,  # noqa: UP045
     system: SystemName = None,
-    valid_fraction: Annotated[float, typer.Option(
-        help="Share of each trajectory or type held out, in blocks, without --valid.")] = 0.1,
+    valid_fraction: Annotated[
+        float,
+        typer.Option(help="Share of each trajectory or type held out, in blocks, without --valid."),
+    ] = 0.1,
     split_by: Annotated[str, typer.Option(help="trajectory or config_type")] = "trajectory",
     energy_key: EnergyKey = MACE_KEYS[0],
     forces_key: ForcesKey = MACE_KEYS[1],
@@ -128,17 +146,32 @@ def train(
         splits, name = Splits.from_named(get_system(system).frames()), system
     else:
         assert data is not None
-        splits, name = Splits.from_files(
-            data, valid=valid, tests=test or [], valid_fraction=valid_fraction, by=split_by,
-            energy_key=energy_key, forces_key=forces_key, stress_key=stress_key,
-            stress=config.stress_weight > 0,
-        ), data.stem
+        splits, name = (
+            Splits.from_files(
+                data,
+                valid=valid,
+                tests=test or [],
+                valid_fraction=valid_fraction,
+                by=split_by,
+                energy_key=energy_key,
+                forces_key=forces_key,
+                stress_key=stress_key,
+                stress=config.stress_weight > 0,
+            ),
+            data.stem,
+        )
     _job(splits, config, refine_config, out or Path("runs") / name, overwrite, resume, as_json)
 
 
 def _job(
-    splits: Splits, config: Any, refine_config: Any, out: Path, overwrite: bool, resume: bool,
-    as_json: bool, system: System | None = None,
+    splits: Splits,
+    config: Any,
+    refine_config: Any,
+    out: Path,
+    overwrite: bool,
+    resume: bool,
+    as_json: bool,
+    system: System | None = None,
 ) -> None:
     from ase_finetune.report import write_report
     from ase_finetune.run import prepare_folder, run_job
@@ -150,8 +183,14 @@ def _job(
     prepare_folder(out, overwrite=overwrite, resume=resume)
     with TerminalReporter() as reporter:
         results = run_job(
-            splits, config, refine_config, out, reporter, system=system,
-            properties=() if system is None else system.properties, resume=resume,
+            splits,
+            config,
+            refine_config,
+            out,
+            reporter,
+            system=system,
+            properties=() if system is None else system.properties,
+            resume=resume,
             provenance=provenance,
         )
     report = write_report(out)
@@ -229,9 +268,7 @@ def refine(
     from ase_finetune.terminal import TerminalReporter
     from systems import get_system
 
-    config = RefineConfig(
-        method=method, evaluations=evaluations, history=history, device=device
-    )
+    config = RefineConfig(method=method, evaluations=evaluations, history=history, device=device)
     loaded = _load(checkpoint)
     if (data is None) == (system is None):
         raise ConfigError("Give either --data with your frames or --system with a bundled one.")
@@ -251,11 +288,14 @@ def refine(
     if as_json:
         typer.echo(json.dumps({"checkpoint": str(out), **summary}, indent=1))
         return
-    before, after = (result.metrics[k] for k in (
-        "valid_force_rmse_before_meV_per_A", "valid_force_rmse_meV_per_A"))
+    before, after = (
+        result.metrics[k]
+        for k in ("valid_force_rmse_before_meV_per_A", "valid_force_rmse_meV_per_A")
+    )
     verdict = "accepted" if result.metrics["accepted"] else "not accepted: weights unchanged"
-    typer.echo(f"Validation force RMSE {before:.2f} -> {after:.2f} meV/A ({verdict})\n"
-               f"Checkpoint: {out}")
+    typer.echo(
+        f"Validation force RMSE {before:.2f} -> {after:.2f} meV/A ({verdict})\nCheckpoint: {out}"
+    )
 
 
 @app.command()
@@ -288,9 +328,11 @@ def evaluate(
         check_frames(frames, stress=False, elements=loaded.numbers, name=name)
         predictions = predict_frames(loaded, frames, dtype=dtype, device=device)
         results["errors"].setdefault(loaded.stage, {})[name] = dataclasses.asdict(
-            predictions.errors())
+            predictions.errors()
+        )
         results["errors_by_type"].setdefault(loaded.stage, {})[name] = {
-            kind: dataclasses.asdict(e) for kind, e in predictions.errors_by_type().items()}
+            kind: dataclasses.asdict(e) for kind, e in predictions.errors_by_type().items()
+        }
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "results.json", results)
@@ -317,8 +359,10 @@ def properties(
     names = list(chosen.properties) if only is None else [n.strip() for n in only.split(",")]
     unknown = [n for n in names if n not in chosen.properties]
     if unknown:
-        raise ConfigError(f"System {system} has no property {', '.join(unknown)}; it has "
-                          f"{', '.join(chosen.properties)}.")
+        raise ConfigError(
+            f"System {system} has no property {', '.join(unknown)}; it has "
+            f"{', '.join(chosen.properties)}."
+        )
     loaded = _load(checkpoint)
     calculator = FineTunedCalculator(loaded, device=device)
     with TerminalReporter() as reporter:
@@ -358,10 +402,14 @@ def systems(as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
-    for name, row in rows.items():
-        counts = ", ".join(f"{n} {split}" for split, n in row["frames"].items())
-        typer.echo(f"{name}: {row['description']}\n  {row['level_of_theory']}\n  frames: {counts}\n"
-                   f"  properties: {', '.join(row['properties'])}\n  license: {row['license']}")
+    for name in list_systems():
+        system = get_system(name)
+        counts = ", ".join(f"{n} {split}" for split, n in system.counts().items())
+        typer.echo(
+            f"{name}: {system.description}\n  {system.level_of_theory}\n"
+            f"  frames: {counts}\n  properties: {', '.join(system.properties)}\n"
+            f"  license: {system.license}"
+        )
 
 
 def main() -> None:

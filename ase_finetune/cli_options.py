@@ -53,23 +53,39 @@ def train_options(function: Callable[..., None]) -> Callable[..., None]:
         shown = "" if field.default is None else f" (default: {field.default})"
         option = typer.Option(None, *names, help=HELP[field.name] + shown, show_default=False)
         added.append(_parameter(field.name, Optional[kind], option))  # noqa: UP045
-    added.append(_parameter("config_file", Optional[Path], typer.Option(  # noqa: UP045
-        None, "--config", help="YAML file of settings; flags go over it", show_default=False)))
-    added.append(_parameter("refine_evaluations", Optional[int], typer.Option(  # noqa: UP045
-        None, "--refine", help="Full-batch L-BFGS evaluations afterwards (0: none)"
-        f" (default: {RefineConfig().evaluations})", show_default=False)))
+    added.append(
+        _parameter(
+            "config_file",
+            Optional[Path],
+            typer.Option(  # noqa: UP045
+                None, "--config", help="YAML file of settings; flags go over it", show_default=False
+            ),
+        )
+    )
+    added.append(
+        _parameter(
+            "refine_evaluations",
+            Optional[int],
+            typer.Option(  # noqa: UP045
+                None,
+                "--refine",
+                help="Full-batch L-BFGS evaluations afterwards (0: none)"
+                f" (default: {RefineConfig().evaluations})",
+                show_default=False,
+            ),
+        )
+    )
 
     @functools.wraps(function)
     def command(**values: Any) -> None:
         flags = {name: values.pop(name) for name in HELP if name in values}
         flags = {name: value for name, value in flags.items() if value is not None}
         path, evaluations = values.pop("config_file"), values.pop("refine_evaluations")
-        function(
-            settings={**read_config(path), **flags}, refine_evaluations=evaluations, **values
-        )
+        function(settings={**read_config(path), **flags}, refine_evaluations=evaluations, **values)
 
     own = [
-        p for p in inspect.signature(function, eval_str=True).parameters.values()
+        p
+        for p in inspect.signature(function, eval_str=True).parameters.values()
         if p.name not in ("settings", "refine_evaluations")
     ]
     command.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
@@ -81,9 +97,7 @@ _KINDS: dict[str, type] = {"head": str, "lr": float}
 
 
 def _parameter(name: str, kind: Any, option: Any) -> inspect.Parameter:
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind
-    )
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind)
 
 
 def read_config(path: Path | None) -> dict[str, Any]:
@@ -110,7 +124,8 @@ def read_config(path: Path | None) -> dict[str, Any]:
 
 
 def resolve(
-    settings: Mapping[str, Any], refine_evaluations: int | None,
+    settings: Mapping[str, Any],
+    refine_evaluations: int | None,
     defaults: Mapping[str, Any] | None = None,
 ) -> tuple[TrainConfig, RefineConfig | None]:
     """Turn settings into configs: flag over file over the system's recipe over default.
@@ -123,9 +138,11 @@ def resolve(
     merged = {**(defaults or {}), **settings}
     refine = merged.pop("refine", {})
     if refine_evaluations is not None:
-        refine = None if refine_evaluations == 0 else {
-            **(refine or {}), "evaluations": refine_evaluations
-        }
+        refine = (
+            None
+            if refine_evaluations == 0
+            else {**(refine or {}), "evaluations": refine_evaluations}
+        )
     if refine is not None and not isinstance(refine, Mapping):
         raise ConfigError("refine must be null or hold settings of the refinement.")
     train = from_mapping(TrainConfig, merged)

@@ -23,7 +23,7 @@ from ase_finetune.data_read import (
     label_keys,
     read_frames,
 )
-from ase_finetune.data_units import check_physics
+from ase_finetune.data_units import check_physics, label_notes
 from ase_finetune.errors import DataError
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "check_leakage",
     "is_isolated_atom",
     "label_keys",
+    "label_notes",
     "read_frames",
     "split_frames",
 ]
@@ -106,19 +107,20 @@ class Splits:
             As `read_frames` and `split_frames` do, or if two test sets get one name.
         """
 
-        def read(path: str | Path, needs_stress: bool) -> list[Atoms]:
+        def read(path: str | Path, needs_stress: bool | None) -> list[Atoms]:
             return read_frames(
                 path,
                 energy_key=energy_key,
                 forces_key=forces_key,
-                stress_key=stress_key if needs_stress else STRESS_KEY,
+                stress_key=stress_key,
                 stress=needs_stress,
             )
 
-        frames = read(train, stress)
+        fit_stress = True if stress else None
+        frames = read(train, fit_stress)
         named: dict[str, list[Atoms]] = {}
         if valid is not None:
-            named = {"train": frames, "valid": read(valid, stress)}
+            named = {"train": frames, "valid": read(valid, fit_stress)}
         elif all("split" in frame.info for frame in frames):
             for frame in frames:
                 named.setdefault(str(frame.info["split"]), []).append(frame)

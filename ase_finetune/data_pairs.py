@@ -85,7 +85,8 @@ def work_pairs(frames: Sequence[Atoms]) -> Pairs:
     """
     groups: dict[tuple[bytes, bytes], list[int]] = {}
     for index, frame in enumerate(frames):
-        if len(frame) > 1 and ENERGY_KEY in frame.info and FORCES_KEY in frame.arrays:
+        several = len(frame) > 1 or frame.pbc.any()
+        if several and ENERGY_KEY in frame.info and FORCES_KEY in frame.arrays:
             groups.setdefault((frame.numbers.tobytes(), frame.pbc.tobytes()), []).append(index)
     found = [_empty()]
     for rows in groups.values():

@@ -15,7 +15,7 @@ from ase import Atoms
 from ase.units import GPa
 
 from ase_finetune.data_pairs import Array, Pairs, work_pairs
-from ase_finetune.data_read import STRESS_KEY
+from ase_finetune.data_read import ENERGY_KEY, STRESS_KEY
 
 _NEAR = 0.2  # A, largest displacement between strained frames
 _STRAINS = (1e-3, 0.08)
@@ -110,8 +110,9 @@ def label_consistency(frames: Sequence[Atoms]) -> Consistency:
     stress = _slope(chosen, work, free)
     virial = _slope(chosen, chosen.virial_work, free)
     offset = None
-    small = (chosen.normal < 0.02) & (chosen.volume != 0)
-    if small.any():
+    # Displacements would mix their third-order terms into a pressure this small.
+    small = (chosen.normal < 0.02) & (chosen.displacement < 0.02) & (chosen.volume != 0)
+    if small.sum() > 3:
         excess = (chosen.energy - chosen.force_work - work)[small] / chosen.volume[small]
         offset = float(np.median(excess)) / GPa
     return Consistency(forces, stress, virial, offset, _shear_order(near))
@@ -120,34 +121,46 @@ def label_consistency(frames: Sequence[Atoms]) -> Consistency:
 def pressure_slope(frames: Sequence[Atoms]) -> tuple[float, float] | None:
     """Bulk modulus that labelled pressures of bulk frames imply, whatever their positions.
 
+    The pressure is fitted to the volume and the energy per atom, so that hot frames at a larger
+    volume, which have a higher pressure, are not mistaken for a negative modulus.
+
     Parameters
     ----------
     frames
-        Frames of one composition whose volumes differ by 2 % or more count; those with a gap of
-        5 A or more do not, for their volume means nothing.
+        Frames with a gap of 5 A or more do not count, for their volume means nothing.
 
     Returns
     -------
     (B, correlation) or None
-        -V dp/dV in GPa, and the correlation between volume and pressure, of the composition with
-        the most frames (five at least).
+        -V dp/dV in GPa and the partial correlation between volume and pressure at fixed energy,
+        of the composition with the most frames; None below eight frames, 2 % difference in
+        volume or 1 GPa in pressure.
     """
-    groups: dict[bytes, list[tuple[float, float]]] = {}
+    groups: dict[bytes, list[tuple[float, float, float]]] = {}
     for frame in frames:
         if STRESS_KEY not in frame.info or not frame.pbc.all() or _has_gap(frame):
             continue
         volume = frame.get_volume() / len(frame)  # type: ignore[no-untyped-call]
+        energy = frame.info[ENERGY_KEY] / len(frame)
+        pressure = -float(np.mean(frame.info[STRESS_KEY][:3])) / GPa
         counts = np.bincount(frame.numbers)
         key = (counts // np.gcd.reduce(counts)).tobytes()
-        pressure = -float(np.mean(frame.info[STRESS_KEY][:3])) / GPa
-        groups.setdefault(key, []).append((volume, pressure))
+        groups.setdefault(key, []).append((volume, pressure, energy))
     if not groups:
         return None
-    volumes, pressures = np.array(max(groups.values(), key=len)).T
-    if len(volumes) < 5 or np.ptp(volumes) < 0.02 * volumes.mean() or not np.ptp(pressures):
+    volumes, pressures, energies = np.array(max(groups.values(), key=len)).T
+    spread_out = np.ptp(volumes) > 0.02 * volumes.mean() and np.ptp(pressures) > 1.0
+    if len(volumes) < 8 or not spread_out:
         return None
-    slope = np.polyfit(volumes, pressures, 1)[0]
-    return float(-volumes.mean() * slope), float(np.corrcoef(volumes, pressures)[0, 1])
+    free = np.stack([np.ones_like(energies), energies - energies.mean()], axis=1)
+    both = np.stack([volumes, pressures], axis=1)
+    fit, *_ = np.linalg.lstsq(free, both, rcond=None)
+    volume_left, pressure_left = (both - free @ fit).T
+    product, square = float(volume_left @ pressure_left), float(volume_left @ volume_left)
+    length = float(np.linalg.norm(volume_left) * np.linalg.norm(pressure_left))
+    if length == 0:
+        return None
+    return -float(volumes.mean()) * product / square, product / length
 
 
 def _slope(pairs: Pairs, work: Array, free: Sequence[Array] = ()) -> Slope | None:
@@ -168,7 +181,8 @@ def _slope(pairs: Pairs, work: Array, free: Sequence[Array] = ()) -> Slope | Non
         if np.linalg.norm(work) < 1e-6 * before:
             return None
     length = float(np.linalg.norm(work) * np.linalg.norm(change))
-    if length == 0:
+    # Work that is all rounding, as of forces that vanish by symmetry, says nothing.
+    if length == 0 or np.linalg.norm(work) < 1e-4 * np.linalg.norm(change):
         return None
     product = float(work @ change)
     return Slope(product / float(work @ work), product / length, count, freedom)

@@ -33,7 +33,7 @@ def read_frames(
     energy_key: str = ENERGY_KEY,
     forces_key: str = FORCES_KEY,
     stress_key: str = STRESS_KEY,
-    stress: bool = False,
+    stress: bool | None = None,
 ) -> list[Atoms]:
     """Read every frame of a file and bring its labels under the `REF_*` keys.
 
@@ -46,7 +46,8 @@ def read_frames(
         result (`energy`, `free_energy`, `forces`, `stress`). Nothing is taken from a calculator
         unless it is named, because `energy` is often not the force-consistent energy.
     stress
-        Whether a stress label must be there. A stress key other than the default must be there too.
+        Whether a stress label must be there; None requires one if a key other than the default is
+        named.
 
     Returns
     -------
@@ -65,7 +66,7 @@ def read_frames(
     path = Path(path)
     raw = _read(path)
     wanted = {"energy": energy_key, "forces": forces_key}
-    if stress or stress_key != STRESS_KEY:
+    if stress or (stress is None and stress_key != STRESS_KEY):
         wanted["stress"] = stress_key
     if re.search("virial", stress_key, re.IGNORECASE) and stress_key in label_keys(raw)["stress"]:
         raise DataError(

@@ -12,6 +12,7 @@ from ase_finetune.errors import DataError
 
 _FORCE_SLOPES = (0.6, 1.6)
 _STRESS_SLOPES = (0.5, 2.0)
+_PRESSURE_OFFSET = 0.5  # GPa
 _STIFFEST = 3000.0  # GPa; diamond has 443
 
 # Slope of energy change against work -> what the labels look like.
@@ -84,6 +85,36 @@ def check_physics(frames: Sequence[Atoms], *, stress: bool, name: str) -> None:
             f"The {name} stress has an implausible unit, for it implies a bulk modulus of "
             f"{modulus:.0f} GPa: give it in eV/A^3 (divide GPa by 160.2177, kbar by 1602.177)."
         )
+
+
+def label_notes(frames: Sequence[Atoms]) -> list[str]:
+    """Sentences on labels that look doubtful without being reason enough to stop.
+
+    Parameters
+    ----------
+    frames
+        Labelled frames.
+
+    Returns
+    -------
+    list of str
+        On the order of the shear stresses, and on a pressure that differs from the slope of
+        energy against volume by more than 0.5 GPa. Empty where all is well or nothing is known.
+    """
+    found = label_consistency(frames)
+    notes = []
+    if found.shear_order is not None:
+        notes.append(
+            "The energies of sheared frames say that the last three stress components are "
+            f"{' '.join(found.shear_order)}, not yz xz xy: reorder them before training on stress."
+        )
+    offset, clear = found.pressure_offset_gpa, found.stress is not None and found.stress.clear
+    if offset is not None and clear and abs(offset) > _PRESSURE_OFFSET:
+        notes.append(
+            f"The label pressure differs from the slope of energy against volume by {offset:+.2f} "
+            "GPa: raise the cutoff, label with the free energy, or train without stress."
+        )
+    return notes
 
 
 def _contradicts(slope: Slope | None, allowed: tuple[float, float]) -> bool:

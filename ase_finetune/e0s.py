@@ -91,8 +91,10 @@ def resolve_E0s(
         return E0s({z: float(foundation_E0s[z]) for z in elements}, "E0s: the foundation's")
     labelled = [i for i, a in enumerate(frames) if "REF_energy" in a.info]
     if not labelled:
-        raise DataError("No training frame has an energy label, so E0s cannot be fitted; "
-                        "use E0s 'foundation' or give them.")
+        raise DataError(
+            "No training frame has an energy label, so E0s cannot be fitted; "
+            "use E0s 'foundation' or give them."
+        )
     if mode == "isolated":
         values = {}
         for i in labelled:

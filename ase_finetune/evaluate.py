@@ -46,8 +46,13 @@ class Predictions:
         """Return the frames where ``mask`` (n,) is true."""
         atoms = np.repeat(mask, self.n_atoms)
         return Predictions(
-            self.energy[mask], self.energy_ref[mask], self.forces[atoms], self.forces_ref[atoms],
-            self.stress[mask], self.stress_ref[mask], self.n_atoms[mask],
+            self.energy[mask],
+            self.energy_ref[mask],
+            self.forces[atoms],
+            self.forces_ref[atoms],
+            self.stress[mask],
+            self.stress_ref[mask],
+            self.n_atoms[mask],
             tuple(c for c, keep in zip(self.config_type, mask, strict=True) if keep),
         )
 
@@ -103,7 +108,10 @@ def resolve_device(device: str) -> str:
 
 
 def force_rmse(
-    module: torch.nn.Module, graphs: Sequence[Graph], n_elements: int, device: str,
+    module: torch.nn.Module,
+    graphs: Sequence[Graph],
+    n_elements: int,
+    device: str,
     batch_atoms: int = 512,
 ) -> tuple[float, float]:
     """Return (force RMSE in meV/A, energy RMSE in meV/atom) of a module on labelled graphs.

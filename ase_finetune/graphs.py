@@ -74,8 +74,9 @@ def species_index(atoms: Atoms, numbers: Sequence[int]) -> np.ndarray:
         If the model does not know an element of the frame.
     """
     table = {int(z): i for i, z in enumerate(numbers)}
-    unknown = sorted({s for s, z in zip(atoms.symbols, atoms.numbers, strict=True)
-                      if int(z) not in table})
+    unknown = sorted(
+        {s for s, z in zip(atoms.symbols, atoms.numbers, strict=True) if int(z) not in table}
+    )
     if unknown:
         raise DataError(f"The model does not know the elements {', '.join(unknown)}.")
     return np.array([table[int(z)] for z in atoms.numbers], dtype=np.int64)
@@ -94,7 +95,7 @@ def _bounding_cell(atoms: Atoms, r_max: float) -> np.ndarray:
         return np.eye(3) * length
     # Any complement of the periodic directions will do; an orthogonal one keeps the volume finite.
     _, _, basis = np.linalg.svd(np.array(periodic))
-    normals = list(basis[len(periodic):])
+    normals = list(basis[len(periodic) :])
     for i in range(3):
         if not pbc[i]:
             cell[i] = normals.pop() * length

@@ -36,7 +36,10 @@ class Loss:
 
     @classmethod
     def for_graphs(
-        cls, graphs: Sequence[Graph], energy_weight: float, forces_weight: float,
+        cls,
+        graphs: Sequence[Graph],
+        energy_weight: float,
+        forces_weight: float,
         stress_weight: float,
     ) -> Loss:
         """Count the labels of a training set."""

@@ -170,7 +170,7 @@ class _Refiner:
         while self.evaluations < self.config.evaluations:
             before, good = self.evaluations, snapshot(self.module)
             try:
-                optimizer.step(self._closure)  # type: ignore[arg-type]
+                optimizer.step(self._closure)
                 loss = self._closure()
             except _BudgetSpentError:
                 restore(self.module, good)
@@ -202,16 +202,22 @@ class _Refiner:
             records.append(record)
             if progress is not None:
                 progress(record)
-        return self._result(best, best_score, first_force, records, ended,
-                            time.perf_counter() - begun)
+        return self._result(
+            best, best_score, first_force, records, ended, time.perf_counter() - begun
+        )
 
     def _restart(self, good: Weights) -> None:
         restore(self.module, good)
         self.known = []
 
     def _result(
-        self, best: Weights, score: float, first: float, records: list[dict[str, Any]],
-        ended: str, wall_s: float,
+        self,
+        best: Weights,
+        score: float,
+        first: float,
+        records: list[dict[str, Any]],
+        ended: str,
+        wall_s: float,
     ) -> Checkpoint:
         restore(self.module, best)
         metrics = {
@@ -226,7 +232,11 @@ class _Refiner:
         }
         config = {**self.checkpoint.config, "refine": dataclasses.asdict(self.config)}
         return Checkpoint.from_module(
-            self.module, self.checkpoint.E0s, stage="refined",
-            foundation=self.checkpoint.foundation, config=config, metrics=metrics,
+            self.module,
+            self.checkpoint.E0s,
+            stage="refined",
+            foundation=self.checkpoint.foundation,
+            config=config,
+            metrics=metrics,
             data_hash=self.checkpoint.data_hash,
         )

@@ -178,11 +178,11 @@ def _context(run: Run) -> dict[str, Any]:
     properties = results.get("properties") or {}
     stages = tables.stages_of(errors)
     settings = _settings(run)
+    types = tables.type_groups(results.get("errors_by_type") or {}, stages)
     folders = [run.folder / "checkpoints" / stage for stage in reversed(stages)]
     checkpoint = next((folder for folder in folders if folder.is_dir()), None)
     content = {
         "title": provenance.get("system") or run.folder.resolve().name,
-        "foundation": tables.foundation_name(provenance.get("foundation", "unknown")),
         "facts": tables.facts(provenance, settings, results.get("budget") or {}),
         "notes": [
             *(provenance.get("notes") or []),
@@ -191,7 +191,8 @@ def _context(run: Run) -> dict[str, Any]:
         "verdicts": tables.verdicts(results, stages),
         "stages": [tables.stage_label(stage) for stage in stages],
         "errors": tables.error_groups(errors, stages),
-        "types": tables.type_groups(results.get("errors_by_type") or {}, stages),
+        "types": [group for group in types if group["test"]],
+        "other_types": [group for group in types if not group["test"]],
         "properties": tables.property_table(properties, stages) if properties else None,
         "learning": _learning(run),
         "parity": _parity(run, stages),
@@ -224,7 +225,8 @@ def _missing(content: Mapping[str, Any]) -> list[str]:
         "checkpoint": "The folder holds no checkpoint to attach.",
         "config": "The folder holds no config.yaml.",
     }
-    return [sentence for key, sentence in sentences.items() if not content[key]]
+    present = {**content, "types": content["types"] or content["other_types"]}
+    return [sentence for key, sentence in sentences.items() if not present[key]]
 
 
 def _figure(figure: Any, title: str, alt: str) -> dict[str, Any]:
@@ -302,7 +304,7 @@ def _gsfe(run: Run, stages: list[str]) -> list[dict[str, Any]]:
             continue
         title = tables.plane_title(name.removeprefix("gsfe_"))
         mine = {title: references[name]} if name in references else {}
-        figure = plot.gsfe_curves({title: curves}, mine)
+        figure = figures.fit_page(plot.gsfe_curves({title: curves}, mine))
         thin = [guest for guest, host in guests.items() if host == name]
         for guest in thin:
             figures.add_unreferenced(figure, by_name[guest])
@@ -323,7 +325,7 @@ def _equation_of_state(run: Run, stages: list[str]) -> dict[str, Any] | None:
         return None
     if "eos" in run.curves.get("reference", {}):
         curves["DFT"] = run.curves["reference"]["eos"]
-    figure = plot.equation_of_state(curves)
+    figure = figures.fit_page(plot.equation_of_state(curves))
     return _figure(figure, "Equation of state", "Energy per atom against volume, by stage")
 
 

@@ -15,13 +15,14 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from ase_finetune.report_tables import STAGES, stage_label
 from properties.plot import BLACK, COLORS, LINES, MARKERS
 from properties.quantity import Curve
 
-WIDTH, HEIGHT = 3.4, 3.0
+WIDTH, HEIGHT = 4.2, 3.3
 
 
 def learning_curve(
@@ -63,9 +64,9 @@ def learning_curve(
         offset = float(x[-1])
     axes.set_yscale("log")
     # A plain "60" where the range is short; powers of ten alone would leave one tick or none.
-    axes.yaxis.set_major_formatter(matplotlib.ticker.LogFormatter(labelOnlyBase=False))
+    axes.yaxis.set_major_formatter(_PlainLogFormatter(labelOnlyBase=False))
     axes.yaxis.set_minor_formatter(
-        matplotlib.ticker.LogFormatter(labelOnlyBase=False, minor_thresholds=(2.0, 0.6))
+        _PlainLogFormatter(labelOnlyBase=False, minor_thresholds=(2.0, 0.6))
     )
     axes.tick_params(axis="y", which="minor", labelsize=7)
     axes.set_xlabel("Gradient equivalents")
@@ -113,11 +114,23 @@ def parity(
     axes.set_xlim(limits)
     axes.set_ylim(limits)
     axes.set_aspect("equal")
-    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
-    axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel(f"DFT {label} ({unit})")
     axes.set_ylabel(f"Predicted {label} ({unit})")
     _legend(figure, axes)
+    return figure
+
+
+class _PlainLogFormatter(LogFormatter):
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+def fit_page(figure: Figure) -> Figure:
+    """Give a figure of one panel the size of those drawn here; the page has its title."""
+    figure.set_size_inches(WIDTH, HEIGHT)
+    figure.axes[0].set_title("")
     return figure
 
 
@@ -142,7 +155,7 @@ def image(figure: Figure) -> dict[str, Any]:
     buffer = io.BytesIO()
     # Fixed, so that the same run gives the same bytes.
     with matplotlib.rc_context({"svg.hashsalt": "ase-finetune"}):
-        figure.savefig(buffer, format="svg", dpi=220, metadata={"Date": None, "Creator": None})
+        figure.savefig(buffer, format="svg", dpi=180, metadata={"Date": None, "Creator": None})
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     return {"src": f"data:image/svg+xml;base64,{data}", "width": round(96 * figure.get_figwidth())}
 
@@ -164,8 +177,8 @@ def _panel() -> tuple[Figure, Axes]:
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=8,
-                      frameon=False, handlelength=1.6, columnspacing=1.2)  # fmt: skip
+        figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8,
+                      markerscale=1.4, frameon=False, handlelength=1.6, columnspacing=1.2)  # fmt: skip
 
 
-__all__ = ["add_unreferenced", "image", "learning_curve", "parity"]
+__all__ = ["add_unreferenced", "fit_page", "image", "learning_curve", "parity"]

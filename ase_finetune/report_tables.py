@@ -14,6 +14,7 @@ STAGE_LABELS = {"zero_shot": "zero-shot", "finetuned": "fine-tuned", "refined": 
 NEAR = 0.03  # relative error that counts as agreement in the summary
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
+GAP = "\N{NO-BREAK SPACE}"
 MEASURES = (
     ("force_rmse_meV_per_A", "Forces", "meV/Å"),
     ("energy_rmse_meV_per_atom", "Energy", "meV/atom"),
@@ -72,7 +73,7 @@ def percent(ratio: float | None) -> str:
     if ratio is None or not math.isfinite(ratio):
         return DASH
     decimals = 2 if abs(ratio) < 0.01 else 1
-    return f"{100.0 * ratio:+.{decimals}f} %".replace("-", MINUS)
+    return f"{100.0 * ratio:+.{decimals}f}{GAP}%".replace("-", MINUS)
 
 
 def unit_text(unit: str) -> str:
@@ -154,7 +155,7 @@ def type_groups(by_type: Mapping[str, Mapping[str, Any]], stages: Sequence[str])
                 "measures": [_cells([e.get(key) for e in entries]) for key, _, _ in MEASURES[:2]],
             })  # fmt: skip
         if rows:
-            groups.append({"title": split, "rows": rows})
+            groups.append({"title": split, "rows": rows, "test": split not in ("train", "valid")})
     return groups
 
 
@@ -216,7 +217,7 @@ def facts(
     if spent:
         found.append(("Budget", ", ".join(spent)))
     if provenance.get("date"):
-        found.append(("Date", str(provenance["date"])))
+        found.append(("Date", str(provenance["date"]).replace("T", " ")))
     return found
 
 
@@ -237,13 +238,13 @@ def verdicts(results: Mapping[str, Any], stages: Sequence[str]) -> list[str]:
         if before is None or after is None:
             continue
         if last == stages[0]:
-            sentences.append(f"The force error on {split} is {significant(after)} meV/Å.")
+            sentences.append(f"The force error on {split} is {significant(after)}{GAP}meV/Å.")
             continue
         direction = "fell" if after < before else "rose"
         ratio = before / after if after < before else after / before
         sentences.append(
             f"The force error on {split} {direction} from {significant(before)} to "
-            f"{significant(after)} meV/Å ({significant(ratio, 2)} times "
+            f"{significant(after)}{GAP}meV/Å ({significant(ratio, 2)} times "
             f"{'lower' if after < before else 'higher'})."
         )
     return sentences + _property_verdicts(results.get("properties", {}))
@@ -275,7 +276,7 @@ def _property_verdicts(properties: Mapping[str, Mapping[str, Any]]) -> list[str]
     before = "" if len(order) == 1 else f" ({near[order[0]]} {stage_label(order[0])})"
     return [
         f"{near[order[-1]]} of {len(last)} properties with a reference lie within "
-        f"{100 * NEAR:g} % of it{before}; the largest deviation is that of "
+        f"{100 * NEAR:g}{GAP}% of it{before}; the largest deviation is that of "
         f"{property_name(worst).striptags()}, {percent(last[worst])}."
     ]
 
@@ -302,7 +303,7 @@ def _cells(values: Sequence[float | None]) -> list[dict[str, Any]]:
 def _change(values: Sequence[float | None]) -> str:
     if len(values) < 2 or values[0] is None or values[-1] is None or values[0] == 0.0:
         return DASH
-    return f"{100.0 * (values[-1] / values[0] - 1.0):+.0f} %".replace("-", MINUS)
+    return f"{100.0 * (values[-1] / values[0] - 1.0):+.0f}{GAP}%".replace("-", MINUS)
 
 
 def _property_cell(entry: Mapping[str, Any] | None, unit: str) -> dict[str, Any]:

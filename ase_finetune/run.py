@@ -1,4 +1,4 @@
-"""The main job: fine-tune, refine, evaluate, compute properties, and leave everything in a folder."""
+"""The main job: fine-tune, refine, evaluate, compute properties, and keep it all in a folder."""
 
 from __future__ import annotations
 
@@ -31,8 +31,15 @@ from properties.quantity import Curve, Quantity, compare
 if TYPE_CHECKING:
     from systems.system import System
 
-FILES = ("results.json", "config.yaml", "log.jsonl", "predictions.npz", "curves.json",
-         "report.html", "state.pt")
+FILES = (
+    "results.json",
+    "config.yaml",
+    "log.jsonl",
+    "predictions.npz",
+    "curves.json",
+    "report.html",
+    "state.pt",
+)
 
 
 class Reporter(Protocol):
@@ -92,7 +99,11 @@ class _Folder:
     def __init__(self, out: Path, provenance: Mapping[str, Any]) -> None:
         self.out = out
         self.results: dict[str, Any] = {
-            "errors": {}, "errors_by_type": {}, "properties": {}, "failures": {}, "budget": {},
+            "errors": {},
+            "errors_by_type": {},
+            "properties": {},
+            "failures": {},
+            "budget": {},
             "provenance": dict(provenance),
         }
         self.curves: dict[str, Any] = {}
@@ -114,12 +125,12 @@ class _Folder:
         }
 
     def add_quantities(
-        self, stage: str, found: Mapping[str, Quantity | Curve],
+        self,
+        stage: str,
+        found: Mapping[str, Quantity | Curve],
         references: Mapping[str, Quantity | Curve],
     ) -> None:
-        self.results["properties"].setdefault(stage, {}).update(
-            property_rows(found, references)
-        )
+        self.results["properties"].setdefault(stage, {}).update(property_rows(found, references))
         for name, value in found.items():
             if isinstance(value, Curve):
                 self.curves.setdefault(stage, {})[name] = _curve(value)
@@ -139,8 +150,11 @@ class _Folder:
 
 def _curve(curve: Curve) -> dict[str, Any]:
     return {
-        "x": [float(v) for v in curve.x], "y": [float(v) for v in curve.y],
-        "x_unit": curve.x_unit, "y_unit": curve.y_unit, "source": curve.source,
+        "x": [float(v) for v in curve.x],
+        "y": [float(v) for v in curve.y],
+        "x_unit": curve.x_unit,
+        "y_unit": curve.y_unit,
+        "source": curve.source,
     }
 
 
@@ -160,8 +174,11 @@ def property_rows(
             if comparison is None:
                 continue
             rows[f"{name}_rmse"] = {
-                "value": comparison.rmse, "unit": value.y_unit, "reference": 0.0,
-                "reference_source": comparison.reference_source, "relative_error": None,
+                "value": comparison.rmse,
+                "unit": value.y_unit,
+                "reference": 0.0,
+                "reference_source": comparison.reference_source,
+                "relative_error": None,
             }
         else:
             rows[name] = {
@@ -250,16 +267,19 @@ def run_job(
     settings = _plain(dataclasses.asdict(config))
     settings["refine"] = None if refine_config is None else dataclasses.asdict(refine_config)
     (out / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    folder = _Folder(out, {
-        "command": shlex.join(["ase-finetune", *sys.argv[1:]]),
-        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "foundation": dict(start.checkpoint.foundation),
-        "data_hash": splits.data_hash(),
-        "n_frames": {name: len(frames) for name, frames in splits.items()},
-        "E0s": start.E0s.note,
-        "versions": versions(),
-        **(provenance or {}),
-    })
+    folder = _Folder(
+        out,
+        {
+            "command": shlex.join(["ase-finetune", *sys.argv[1:]]),
+            "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "foundation": dict(start.checkpoint.foundation),
+            "data_hash": splits.data_hash(),
+            "n_frames": {name: len(frames) for name, frames in splits.items()},
+            "E0s": start.E0s.note,
+            "versions": versions(),
+            **(provenance or {}),
+        },
+    )
     references = system.references() if system is not None else {}
 
     def assess(checkpoint: Checkpoint) -> None:
@@ -267,9 +287,13 @@ def run_job(
         steps = reporter.steps(f"{stage}: errors")
         sets = list(splits.items())
         for i, (name, frames) in enumerate(sets):
-            folder.add_predictions(stage, name, predict_frames(
-                checkpoint, frames, dtype=config.default_dtype, device=config.device
-            ))
+            folder.add_predictions(
+                stage,
+                name,
+                predict_frames(
+                    checkpoint, frames, dtype=config.default_dtype, device=config.device
+                ),
+            )
             steps(i + 1, len(sets))
         if system is not None and properties:
             from ase_finetune.calculator import FineTunedCalculator
@@ -291,12 +315,15 @@ def run_job(
         refined = refine(tuned, splits, refine_config, progress=log.add)
         refined.save(out / "checkpoints" / "refined")
         if not refined.metrics["accepted"]:
-            reporter.note("Refinement did not lower the validation force error; "
-                          "the refined checkpoint holds the fine-tuned weights.")
+            reporter.note(
+                "Refinement did not lower the validation force error; "
+                "the refined checkpoint holds the fine-tuned weights."
+            )
         assess(refined)
         spent += float(refined.metrics["gradient_equivalents"])
     folder.results["budget"] = {
-        "gradient_equivalents": spent, "wall_s": time.perf_counter() - begun,
+        "gradient_equivalents": spent,
+        "wall_s": time.perf_counter() - begun,
     }
     folder.write()
     return folder.results

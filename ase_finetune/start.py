@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from ase_finetune.architecture import DTYPES, build
+from ase_finetune.architecture import DTYPES, construct
 from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.config import TrainConfig
 from ase_finetune.data import Splits, is_isolated_atom
@@ -75,13 +75,19 @@ def prepare(splits: Splits, config: TrainConfig) -> Start:
     )
     energies = _energies(foundation, splits.train)
     E0 = resolve_E0s(
-        config.E0s, splits.train, elements,
-        foundation_E0s=foundation.E0s, foundation_energies=energies,
+        config.E0s,
+        splits.train,
+        elements,
+        foundation_E0s=foundation.E0s,
+        foundation_energies=energies,
     )
     checkpoint = Checkpoint.from_module(
-        foundation.module, E0.values, stage="zero_shot",
+        foundation.module,
+        E0.values,
+        stage="zero_shot",
         foundation={"name": foundation.name, "sha256": foundation.sha256},
-        config=dataclasses.asdict(config), data_hash=splits.data_hash(),
+        config=dataclasses.asdict(config),
+        data_hash=splits.data_hash(),
     )
     return Start(checkpoint, E0)
 
@@ -92,8 +98,9 @@ def _energies(foundation: Foundation, frames: Sequence[Atoms]) -> np.ndarray:
         foundation.module, foundation.E0s, stage="zero_shot", foundation={}
     )
     dtype = str(next(foundation.module.parameters()).dtype).removeprefix("torch.")
-    graphs = [build_graph(a, checkpoint.numbers, checkpoint.r_max, dtype=DTYPES[dtype])
-              for a in frames]
+    graphs = [
+        build_graph(a, checkpoint.numbers, checkpoint.r_max, dtype=DTYPES[dtype]) for a in frames
+    ]
     parts = [
         predict(foundation.module, collate(part, len(checkpoint.numbers)), stress=False).energy
         for part in chunks(graphs, 512)
@@ -107,15 +114,16 @@ def seed_architecture() -> dict[str, Any]:
     return dict(Checkpoint.load(SEED).architecture)
 
 
-def _from_scratch(
-    frames: Sequence[Atoms], elements: Sequence[int], config: TrainConfig
-) -> Start:
+def _from_scratch(frames: Sequence[Atoms], elements: Sequence[int], config: TrainConfig) -> Start:
     base: Mapping[str, Any] = config.architecture
     if "hidden_irreps" not in base:
         base = {**seed_architecture(), **base}
     E0 = resolve_E0s(config.E0s, frames, elements, foundation_E0s=None, foundation_energies=None)
     described = {
-        **_DEFAULTS, **base, "atomic_numbers": list(elements), "heads": ["Default"],
+        **_DEFAULTS,
+        **base,
+        "atomic_numbers": list(elements),
+        "heads": ["Default"],
         "built_dtype": config.default_dtype,
     }
     unknown = sorted(set(described) - set(_DEFAULTS) - {"atomic_numbers", "heads", "built_dtype"})
@@ -133,13 +141,26 @@ def _from_scratch(
     scale = float(np.sqrt(np.mean(np.concatenate(forces) ** 2))) if forces else 1.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        module: Any = build(described, dtype=DTYPES[config.default_dtype])
+        module: Any = _constructed(described)
     module.scale_shift.scale.fill_(scale if scale > 1e-6 else 1.0)
     checkpoint = Checkpoint.from_module(
-        module, E0.values, stage="zero_shot", foundation={"name": "scratch", "sha256": ""},
-        config=dataclasses.asdict(config), data_hash=None,
+        module,
+        E0.values,
+        stage="zero_shot",
+        foundation={"name": "scratch", "sha256": ""},
+        config=dataclasses.asdict(config),
+        data_hash=None,
     )
     return Start(checkpoint, E0)
+
+
+def _constructed(architecture: Mapping[str, Any]) -> torch.nn.Module:
+    try:
+        return construct(architecture)
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
+        raise ConfigError(
+            f"This architecture cannot be built ({type(error).__name__}: {error})."
+        ) from error
 
 
 _DEFAULTS: dict[str, Any] = {

@@ -59,7 +59,8 @@ class TerminalReporter:
         done = record["evaluations"] if refining else record["epoch"]
         total = record["budget"] if refining else record["epochs"]
         self.progress.update(
-            self._task(title, total), completed=done,
+            self._task(title, total),
+            completed=done,
             state=f"valid {record['valid_force_rmse_meV_per_A']:.1f} meV/A",
         )
 
@@ -109,9 +110,9 @@ def property_table(properties: Mapping[str, Mapping[str, Mapping[str, Any]]]) ->
         table.add_column("error", justify="right")
     rows = {name: row for stage in properties.values() for name, row in stage.items()}
     for name, row in rows.items():
-        cells = [name, row["unit"], _significant(row["reference"])]
-        for stage in properties.values():
-            here = stage.get(name)
+        cells: list[str] = [name, str(row["unit"]), _significant(row["reference"])]
+        for found in properties.values():
+            here = found.get(name)
             error = None if here is None else here["relative_error"]
             cells += [
                 "-" if here is None else _significant(here["value"]),

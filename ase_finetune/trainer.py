@@ -99,9 +99,7 @@ def finetune(
 
 
 class _Trainer:
-    def __init__(
-        self, splits: Splits, config: TrainConfig, start: Start, out: Path | None
-    ) -> None:
+    def __init__(self, splits: Splits, config: TrainConfig, start: Start, out: Path | None) -> None:
         self.config = config
         self.start = start
         self.out = out
@@ -238,9 +236,13 @@ class _Trainer:
             "history": self.state.records,
         }
         return Checkpoint.from_module(
-            self.module, self.start.checkpoint.E0s, stage="finetuned",
+            self.module,
+            self.start.checkpoint.E0s,
+            stage="finetuned",
             foundation=self.start.checkpoint.foundation,
-            config=dataclasses.asdict(self.config), metrics=metrics, data_hash=self.data_hash,
+            config=dataclasses.asdict(self.config),
+            metrics=metrics,
+            data_hash=self.data_hash,
         )
 
     def _identity(self) -> str:
@@ -250,8 +252,13 @@ class _Trainer:
             if not (changeable == "epochs" and self.config.schedule != "constant"):
                 config.pop(changeable)
         return json.dumps(
-            {"config": config, "data": self.data_hash, "foundation":
-             dict(self.start.checkpoint.foundation)}, sort_keys=True, default=str,
+            {
+                "config": config,
+                "data": self.data_hash,
+                "foundation": dict(self.start.checkpoint.foundation),
+            },
+            sort_keys=True,
+            default=str,
         )
 
     def _state_dict(self) -> dict[str, Any]:
@@ -259,16 +266,22 @@ class _Trainer:
         return {
             "identity": self._identity(),
             "state": {
-                **{f.name: getattr(self.state, f.name) for f in dataclasses.fields(self.state)
-                   if f.name not in ("records", "best")},
+                **{
+                    f.name: getattr(self.state, f.name)
+                    for f in dataclasses.fields(self.state)
+                    if f.name not in ("records", "best")
+                },
                 "records": json.dumps(self.state.records),
             },
             "best": self.state.best,
             "parameters": {n: p.detach().clone() for n, p in self.module.named_parameters()},
             "optimizer": _copied(self.optimizer.state_dict()),
-            "average": None if average is None else
-            {"updates": average.updates, "values": {k: v.clone() for k, v in
-                                                    average.values.items()}},
+            "average": None
+            if average is None
+            else {
+                "updates": average.updates,
+                "values": {k: v.clone() for k, v in average.values.items()},
+            },
         }
 
     def _load_state_dict(self, saved: Mapping[str, Any]) -> None:

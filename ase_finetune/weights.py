@@ -44,7 +44,9 @@ class MovingAverage:
 
 def evaluation_weights(module: torch.nn.Module, average: MovingAverage | None) -> Weights:
     """Return the weights that are validated, saved and deployed: the average where there is one."""
-    return snapshot(module) if average is None else {k: v.clone() for k, v in average.values.items()}
+    if average is None:
+        return snapshot(module)
+    return {name: value.clone() for name, value in average.values.items()}
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,6 +51,8 @@ class System:
         HDF5 file (`systems.hdf5`) with frames and references.
     computations : mapping of str to callable
         ``(calculator, progress) -> result`` by property, in order.
+    recipe : mapping of str to object
+        Settings of a fine-tuning that suits these data, by the names of the command line.
     """
 
     name: str
@@ -60,6 +62,7 @@ class System:
     elements: tuple[str, ...]
     data_file: Path
     computations: Mapping[str, Computation]
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def properties(self) -> tuple[str, ...]:

@@ -121,8 +121,10 @@ def _pruned(module: torch.nn.Module, elements: Sequence[int]) -> torch.nn.Module
         values.append((result.energy, result.forces))
     tolerance = 1e-4 if next(module.parameters()).dtype == torch.float32 else 1e-9
     (e0, f0), (e1, f1) = values
-    if not (torch.allclose(e0, e1, rtol=tolerance, atol=tolerance)
-            and torch.allclose(f0, f1, rtol=tolerance, atol=tolerance)):
+    if not (
+        torch.allclose(e0, e1, rtol=tolerance, atol=tolerance)
+        and torch.allclose(f0, f1, rtol=tolerance, atol=tolerance)
+    ):
         raise FoundationError(
             "Pruning this foundation to the elements of the data would change its predictions; "
             "its layers are of a kind that is not supported yet."

@@ -20,7 +20,8 @@ def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[
     weight_decay
         For the decaying group.
     """
-    decay, rest = [], []
+    decay: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue

@@ -1,0 +1,66 @@
+"""Random-weight MACE modules with the layer types of the published foundation models."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ase_finetune._mace import modules, o3
+from ase_finetune.architecture import default_dtype
+
+_BASE = {
+    "r_max": 4.5,
+    "num_bessel": 6,
+    "num_polynomial_cutoff": 5,
+    "max_ell": 2,
+    "num_interactions": 2,
+    "correlation": 3,
+    "avg_num_neighbors": 14.0,
+    "radial_MLP": [8, 8],
+    "radial_type": "bessel",
+    "gate": torch.nn.functional.silu,
+    "interaction_cls_first": modules.RealAgnosticResidualInteractionBlock,
+    "interaction_cls": modules.RealAgnosticResidualInteractionBlock,
+}
+_DENSITY = {
+    "interaction_cls_first": modules.RealAgnosticDensityInteractionBlock,
+    "interaction_cls": modules.RealAgnosticDensityResidualInteractionBlock,
+    "distance_transform": "Agnesi",
+    "pair_repulsion": True,
+}
+KINDS = {
+    "MP-0": {"hidden": "8x0e+8x1o"},
+    "MP-0 L0": {"hidden": "8x0e"},
+    "MP-0b": {"hidden": "8x0e+8x1o", "distance_transform": "Agnesi", "pair_repulsion": True},
+    "MPA-0": {"hidden": "8x0e+8x1o", **_DENSITY},
+    "OMAT-0": {"hidden": "8x0e+8x1o+8x2e", **_DENSITY},
+    "OFF": {
+        "hidden": "8x0e+8x1o",
+        "interaction_cls_first": modules.RealAgnosticInteractionBlock,
+    },
+    "multi-head": {"hidden": "8x0e+8x1o", "heads": ["pt_head", "special"], **_DENSITY},
+}
+
+
+def random_mace(kind: str, numbers: list[int], dtype: str = "float64") -> torch.nn.Module:
+    """Build one of `KINDS` with random weights, scale, shift and E0s."""
+    options = dict(KINDS[kind])
+    heads = options.get("heads", ["Default"])
+    rng = np.random.default_rng(7)
+    with default_dtype(getattr(torch, dtype)), torch.random.fork_rng():
+        torch.manual_seed(7)
+        module = modules.ScaleShiftMACE(
+            **{
+                **_BASE,
+                "hidden_irreps": o3.Irreps(options.pop("hidden")),
+                **options,
+                "MLP_irreps": o3.Irreps("6x0e"),
+                "num_elements": len(numbers),
+                "atomic_numbers": numbers,
+                "heads": heads,
+                "atomic_energies": -5 * rng.random((len(heads), len(numbers))),
+                "atomic_inter_scale": [1.3] * len(heads),
+                "atomic_inter_shift": [0.2] * len(heads),
+            }
+        )
+    return module
