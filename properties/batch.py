@@ -68,7 +68,7 @@ def evaluate(
     """
     total = len(configurations)
     if hasattr(calc, "evaluate_batch"):
-        batch = calc.evaluate_batch([atoms.copy() for atoms in configurations])  # type: ignore[no-untyped-call]
+        batch = calc.evaluate_batch([atoms.copy() for atoms in configurations])
         results = [_from_mapping(found, calc, stress) for found in batch]
         if len(results) != total:
             raise CalculatorError(
@@ -88,7 +88,7 @@ def evaluate(
 
 def evaluate_one(atoms: Atoms, calc: Any, *, stress: bool) -> Evaluation:
     """Evaluate one configuration; see :func:`evaluate`."""
-    copy = atoms.copy()  # type: ignore[no-untyped-call]
+    copy = atoms.copy()
     copy.calc = calc
     consistent = "free_energy" in getattr(calc, "implemented_properties", ())
     with missing_property(calc):

@@ -198,7 +198,7 @@ def elastic_tensor(
     base = atoms
     if relax_cell:
         base = relax(atoms, calc, cell=True, fmax=fmax, max_steps=max_steps).atoms
-    base = base.copy()  # type: ignore[no-untyped-call]
+    base = base.copy()
     base.calc = None
     reduced = (
         []
@@ -314,7 +314,7 @@ def _stresses(
     else:
         evaluations = evaluate(frames, calc, stress=True, progress=progress)
     for frame, evaluation in zip(frames, evaluations, strict=True):
-        frame.calc = SinglePointCalculator(frame, stress=evaluation.stress)  # type: ignore[no-untyped-call]
+        frame.calc = SinglePointCalculator(frame, stress=evaluation.stress)
     return frames
 
 

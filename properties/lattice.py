@@ -213,8 +213,7 @@ def fit_birch_murnaghan(
         raise outside
     # Energies of all-electron size would otherwise spoil the least-squares fit.
     shift = float(energies.min())
-    equation: Any = EquationOfState
-    eos = equation(sizes, energies - shift, eos="birchmurnaghan")
+    eos = EquationOfState(sizes, energies - shift, eos="birchmurnaghan")
     try:
         size, _, modulus = eos.fit(warn=False)
     except RuntimeError as error:  # scipy's curve_fit ran out of iterations
@@ -230,7 +229,7 @@ def fit_birch_murnaghan(
 def _strained(atoms: Atoms, strains: NDArray[np.float64], flat: bool) -> list[Atoms]:
     frames = []
     for strain in strains:
-        frame = atoms.copy()  # type: ignore[no-untyped-call]
+        frame = atoms.copy()
         stretch = np.diag([1 + strain, 1 + strain, 1.0 if flat else 1 + strain])
         frame.set_cell(atoms.cell.array @ stretch, scale_atoms=True)
         if flat:

@@ -53,7 +53,7 @@ class GapFilter(Filter):
     """
 
     def __init__(self, atoms: Atoms, free_height: bool) -> None:
-        super().__init__(atoms, indices=list(range(len(atoms))))  # type: ignore[no-untyped-call]
+        super().__init__(atoms, indices=list(range(len(atoms))))
         self.free_height = free_height
         self.n_evaluations = 0
         self._seen: NDArray[np.float64] | None = None
@@ -137,7 +137,7 @@ def relax_normal(
     """
     from ase.optimize import BFGS
 
-    relaxed = atoms.copy()  # type: ignore[no-untyped-call]
+    relaxed = atoms.copy()
     relaxed.calc = calc
     gaps = GapFilter(relaxed, free_opening)
     if start is not None:

@@ -80,11 +80,11 @@ def relax(
 
     if mask is not None and (not cell or len(mask) != 6):
         raise StructureError("A mask has six components and needs cell=True.")
-    relaxed = atoms.copy()  # type: ignore[no-untyped-call]
+    relaxed = atoms.copy()
     relaxed.calc = calc
     if cell:
         require_cell(atoms)
-        target: Any = FrechetCellFilter(relaxed, mask=list(mask or MASK_3D))  # type: ignore[no-untyped-call]
+        target: Any = FrechetCellFilter(relaxed, mask=list(mask or MASK_3D))
     else:
         target = relaxed
     optimizer = BFGS(target, logfile=None)
@@ -129,7 +129,7 @@ def relax_ions(
     NotConvergedError, CalculatorError
         See :func:`relax`.
     """
-    atoms = [frame.copy() for frame in frames]  # type: ignore[no-untyped-call]
+    atoms = [frame.copy() for frame in frames]
     total = 2 * len(atoms)
 
     def report(done: int, _: int) -> None:
