@@ -53,7 +53,7 @@ class GapFilter(Filter):
     """
 
     def __init__(self, atoms: Atoms, free_height: bool) -> None:
-        super().__init__(atoms, indices=list(range(len(atoms))))
+        super().__init__(atoms, indices=list(range(len(atoms))))  # type: ignore[no-untyped-call]
         self.free_height = free_height
         self.n_evaluations = 0
         self._seen: NDArray[np.float64] | None = None
