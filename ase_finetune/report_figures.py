@@ -178,7 +178,8 @@ def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8,
-                      markerscale=1.4, frameon=False, handlelength=1.6, columnspacing=1.2)  # fmt: skip
+                      markerscale=1.4, frameon=False, handlelength=1.6,
+                      columnspacing=1.2)  # fmt: skip
 
 
 __all__ = ["add_unreferenced", "fit_page", "image", "learning_curve", "parity"]
