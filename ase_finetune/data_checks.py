@@ -185,7 +185,7 @@ def _close_pairs(
     heights = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
     # A vector shorter than half of every height is its own minimum image.
     if len(frame) > 300 or np.any(heights[pbc] < 2 * cutoff):
-        return neighbor_list("ijd", frame, cutoff)  # type: ignore[no-any-return, no-untyped-call]
+        return neighbor_list("ijd", frame, cutoff)  # type: ignore[no-any-return]
     first, second = np.triu_indices(len(frame), 1)
     vector = frame.positions[second] - frame.positions[first]
     if pbc.any():
@@ -235,7 +235,7 @@ def _constrained(frame: Atoms) -> NDArray[np.bool_]:
 def _lopsided(frame: Atoms) -> NDArray[np.bool_]:
     """Tell which atoms have surroundings that no symmetry forbids to exert a force."""
     cutoff = 5.0
-    first, second, distance, vector = neighbor_list("ijdD", frame, cutoff)  # type: ignore[no-untyped-call]
+    first, second, distance, vector = neighbor_list("ijdD", frame, cutoff)
     pull = np.zeros((len(frame), 3))
     weight = frame.numbers[second] * np.exp(-distance / 1.5) * (1 - distance / cutoff) ** 2
     np.add.at(pull, first, weight[:, None] * vector / distance[:, None])

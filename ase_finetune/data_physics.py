@@ -140,7 +140,7 @@ def pressure_slope(frames: Sequence[Atoms]) -> tuple[float, float] | None:
     for frame in frames:
         if STRESS_KEY not in frame.info or not frame.pbc.all() or _has_gap(frame):
             continue
-        volume = frame.get_volume() / len(frame)  # type: ignore[no-untyped-call]
+        volume = frame.get_volume() / len(frame)
         energy = frame.info[ENERGY_KEY] / len(frame)
         pressure = -float(np.mean(frame.info[STRESS_KEY][:3])) / GPa
         counts = np.bincount(frame.numbers)

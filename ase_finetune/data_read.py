@@ -181,7 +181,7 @@ def _absent(path: Path, kind: str, key: str, frames: Sequence[Atoms]) -> str:
 def _normalize(
     frame: Atoms, index: int, path: Path, energy_key: str, forces_key: str, stress_key: str
 ) -> Atoms:
-    out: Atoms = frame.copy()  # type: ignore[no-untyped-call]
+    out: Atoms = frame.copy()
     out.calc = None
     energy, forces = _find(frame, energy_key), _find(frame, forces_key)
     stress = _find(frame, stress_key)

@@ -47,7 +47,7 @@ def dynamics(atoms: Atoms, kelvin: float, count: int, every: int, step_fs: float
     atoms = atoms.copy()
     atoms.calc = EMT()
     MaxwellBoltzmannDistribution(atoms, temperature_K=kelvin, rng=rng)
-    md = Langevin(atoms, step_fs * fs, temperature_K=kelvin, friction=0.02, rng=rng)
+    md = Langevin(atoms, step_fs * fs, temperature_K=kelvin, friction=0.02, rng=rng, fixcm=False)
     frames = []
     for _ in range(count):
         md.run(every)
@@ -90,7 +90,7 @@ def breathing() -> list[Atoms]:
     """Hot frames at random volumes, as a barostat gives them; none is near another."""
     rng = np.random.default_rng(2)
     frames = []
-    for atoms in dynamics(bulk("Cu", cubic=True) * (2, 2, 2), 1500, 40, 10, 2.0):
+    for atoms in dynamics(bulk("Cu", cubic=True) * (2, 2, 1), 1500, 30, 8, 2.0):
         atoms.set_cell(atoms.cell * (1 + 0.015 * rng.normal()), scale_atoms=True)
         frames.append(labelled(atoms))
     return frames
@@ -125,8 +125,8 @@ CLEAN: dict[str, Callable[[], list[Atoms]]] = {
     "primitive curve": lambda: [
         labelled(bulk("Cu", a=3.6 * x)) for x in np.linspace(0.94, 1.06, 11)
     ],
-    "dynamics": lambda: dynamics(bulk("Cu", cubic=True) * (2, 2, 2), 300, 40, 2, 2.0),
-    "melt": lambda: dynamics(bulk("Cu", cubic=True) * (2, 2, 2), 3000, 40, 10, 2.0),
+    "dynamics": lambda: dynamics(bulk("Cu", cubic=True) * (2, 2, 1), 300, 40, 2, 2.0),
+    "melt": lambda: dynamics(bulk("Cu", cubic=True) * (2, 2, 1), 3000, 40, 8, 2.0),
     "breathing": breathing,
     "slab": lambda: dynamics(slab(), 600, 30, 5, 2.0),
     "vacuums": vacuums,
@@ -152,7 +152,7 @@ def real(name: str) -> tuple[Atoms, ...]:
 
 
 def planted(frames: tuple[Atoms, ...], fault: Callable[[Atoms], None]) -> list[Atoms]:
-    copies = [deepcopy(frame) for frame in frames]
+    copies = [frame.copy() for frame in frames]
     for frame in copies:
         fault(frame)
     return copies
