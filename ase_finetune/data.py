@@ -20,6 +20,7 @@ from ase_finetune.data_read import (
     ENERGY_KEY,
     FORCES_KEY,
     STRESS_KEY,
+    is_isolated_atom,
     label_keys,
     read_frames,
 )
@@ -237,15 +238,6 @@ def split_frames(
             held.update(int(i) for i in segment[start : start + count])
     train = [frame for index, frame in enumerate(frames) if index not in held]
     return train, [frames[index] for index in sorted(held)]
-
-
-def is_isolated_atom(frame: Atoms) -> bool:
-    """Tell whether a frame is a free atom: `config_type` IsolatedAtom, or one atom, no periodicity.
-
-    The name alone does not make a frame of several atoms one.
-    """
-    named = str(frame.info.get("config_type", "")).lower() in {"isolatedatom", "isolated_atom"}
-    return len(frame) == 1 and (named or not frame.pbc.any())
 
 
 def _group(frame: Atoms, index: int, by: str) -> tuple[str, str]:

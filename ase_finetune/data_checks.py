@@ -10,7 +10,7 @@ from ase.data import chemical_symbols, covalent_radii
 from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
 
-from ase_finetune.data_read import ENERGY_KEY, FORCES_KEY, STRESS_KEY, label_keys
+from ase_finetune.data_read import ENERGY_KEY, FORCES_KEY, STRESS_KEY, is_isolated_atom, label_keys
 from ase_finetune.data_units import check_physics
 from ase_finetune.errors import DataError
 
@@ -76,10 +76,16 @@ def _check_labels(frames: Sequence[Atoms], stress: bool, name: str) -> None:
                 f"The forces of frame {index} of the {name} set have shape {shape}: "
                 f"give ({len(frame)}, 3)."
             )
+        voigt = np.shape(frame.info.get(STRESS_KEY, np.zeros(6)))
+        if voigt != (6,):
+            raise DataError(
+                f"The stress of frame {index} of the {name} set has shape {voigt}: give six "
+                "numbers in the order xx yy zz yz xz xy."
+            )
     if not stress:
         return
     # A free atom has no stress, and isolated atoms in a set of crystals are welcome.
-    meant = [i for i, f in enumerate(frames) if len(f) > 1 or f.pbc.any()]
+    meant = [i for i, f in enumerate(frames) if not is_isolated_atom(f)]
     open_ones = [i for i in meant if not frames[i].pbc.all()]
     if open_ones:
         raise DataError(
@@ -95,12 +101,6 @@ def _check_labels(frames: Sequence[Atoms], stress: bool, name: str) -> None:
             f"A stress is asked for, but {len(without)} of {len(frames)} frames of the {name} set "
             f"(first: {without[0]}) have none: train without it (stress weight 0){hint}."
         )
-    for index in meant:
-        if np.shape(frames[index].info[STRESS_KEY]) != (6,):
-            raise DataError(
-                f"The stress of frame {index} of the {name} set is not six numbers: "
-                "give it in the order xx yy zz yz xz xy."
-            )
 
 
 def _missing(without: Sequence[int], frames: Sequence[Atoms], kind: str, name: str) -> None:

@@ -103,6 +103,15 @@ def label_keys(frames: Iterable[Atoms]) -> dict[str, list[str]]:
     return {kind: sorted(names) for kind, names in found.items()}
 
 
+def is_isolated_atom(frame: Atoms) -> bool:
+    """Tell whether a frame is a free atom: `config_type` IsolatedAtom, or one atom, no periodicity.
+
+    The name alone does not make a frame of several atoms one.
+    """
+    named = str(frame.info.get("config_type", "")).lower() in {"isolatedatom", "isolated_atom"}
+    return len(frame) == 1 and (named or not frame.pbc.any())
+
+
 def stress_voigt(value: Any) -> NDArray[np.float64]:
     """Turn a (6,), (9,) or (3, 3) stress into Voigt order xx yy zz yz xz xy.
 

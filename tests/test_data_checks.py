@@ -341,7 +341,10 @@ SINGLE_FAULTS = {
     "energy missing": (lambda a: a.info.pop("REF_energy"), "1 of 12 .*first: 2.* no energy"),
     "forces missing": (lambda a: a.arrays.pop("REF_forces"), "1 of 12 .*first: 2.* no forces"),
     "stress missing": (lambda a: a.info.pop("REF_stress"), "1 of 12 .*first: 2.* have none"),
-    "stress shape": (lambda a: a.info.update(REF_stress=np.eye(3)), "is not six numbers"),
+    "stress shape": (
+        lambda a: a.info.update(REF_stress=np.eye(3)),
+        "stress of frame 2 .* give six numbers",
+    ),
     "energy NaN": (lambda a: a.info.update(REF_energy=np.nan), "energy of frame 2 .*not finite"),
     "forces inf": (
         lambda a: a.arrays["REF_forces"].__setitem__((1, 1), np.inf),
@@ -407,7 +410,10 @@ def test_elements_that_the_foundation_lacks():
 def test_isolated_atoms_need_no_stress():
     atom = Atoms("Cu", info={"REF_energy": 0.0, "config_type": "IsolatedAtom"})
     atom.arrays["REF_forces"] = np.zeros((1, 3))
-    check_frames([atom, *clean("strained")], stress=True)
+    boxed = atom.copy()
+    boxed.set_cell([12, 12, 12])
+    boxed.pbc = True
+    check_frames([atom, boxed, *clean("strained")], stress=True)
 
 
 def zero_rows(rows: list[int]) -> Callable[[Atoms], None]:
