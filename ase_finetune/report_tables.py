@@ -12,6 +12,7 @@ from markupsafe import Markup
 STAGES = ("zero_shot", "finetuned", "refined")
 STAGE_LABELS = {"zero_shot": "zero-shot", "finetuned": "fine-tuned", "refined": "refined"}
 NEAR = 0.03  # relative error that counts as agreement in the summary
+TINY = 1e-3  # in the units of MEASURES; less is rounding, as forces on symmetric frames are
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
 GAP = "\N{NO-BREAK SPACE}"
@@ -211,7 +212,7 @@ def facts(
         found.append(("Refinement", text))
     spent = []
     if budget.get("gradient_equivalents") is not None:
-        spent.append(f"{significant(budget['gradient_equivalents'])} gradient equivalents")
+        spent.append(f"{budget['gradient_equivalents']:g} gradient equivalents")
     if budget.get("wall_s") is not None:
         spent.append(duration(budget["wall_s"]))
     if spent:
@@ -231,23 +232,33 @@ def foundation_name(foundation: Any) -> str:
 def verdicts(results: Mapping[str, Any], stages: Sequence[str]) -> list[str]:
     """Return the sentences that sum the run up."""
     sentences = []
-    errors, last = results["errors"], stages[-1]
+    errors = results["errors"]
     tests = [s for s in splits_of(errors) if s not in ("train", "valid")] or ["valid"]
     for split in tests:
-        before, after = (_force(errors, stage, split) for stage in (stages[0], last))
-        if before is None or after is None:
-            continue
-        if last == stages[0]:
-            sentences.append(f"The force error on {split} is {significant(after)}{GAP}meV/Å.")
-            continue
-        direction = "fell" if after < before else "rose"
-        ratio = before / after if after < before else after / before
-        sentences.append(
-            f"The force error on {split} {direction} from {significant(before)} to "
-            f"{significant(after)}{GAP}meV/Å ({significant(ratio, 2)} times "
-            f"{'lower' if after < before else 'higher'})."
+        forces, energies = (
+            [errors[stage].get(split, {}).get(key) for stage in (stages[0], stages[-1])]
+            for key, _, _ in MEASURES[:2]
         )
-    return sentences + _property_verdicts(results.get("properties", {}))
+        if None not in forces:
+            sentences.append(_force_verdict(split, *forces, one_stage=len(stages) == 1))
+        if None not in energies and energies[1] > energies[0]:
+            sentences.append(
+                f"The energy error on {split} rose from {significant(energies[0])} to "
+                f"{significant(energies[1])}{GAP}meV/atom."
+            )
+    return sentences + _property_verdicts(results.get("properties") or {})
+
+
+def _force_verdict(split: str, before: float, after: float, *, one_stage: bool) -> str:
+    if one_stage or before < TINY or after < TINY:
+        return f"The force error on {split} is {significant(after)}{GAP}meV/Å."
+    fell = after < before
+    ratio = before / after if fell else after / before
+    return (
+        f"The force error on {split} {'fell' if fell else 'rose'} from {significant(before)} to "
+        f"{significant(after)}{GAP}meV/Å ({significant(ratio, 2)} times "
+        f"{'lower' if fell else 'higher'})."
+    )
 
 
 def failure_notes(failures: Mapping[str, Mapping[str, str]]) -> list[str]:
@@ -268,22 +279,25 @@ def _property_verdicts(properties: Mapping[str, Mapping[str, Any]]) -> list[str]
                 if row["relative_error"] is not None}
         for stage in order
     }  # fmt: skip
-    last = found[order[-1]]
-    if not last:
-        return []
-    near = {stage: sum(abs(e) <= NEAR for e in found[stage].values()) for stage in order}
-    worst = max(last, key=lambda name: abs(last[name]))
-    before = "" if len(order) == 1 else f" ({near[order[0]]} {stage_label(order[0])})"
-    return [
-        f"{near[order[-1]]} of {len(last)} properties with a reference lie within "
-        f"{100 * NEAR:g}{GAP}% of it{before}; the largest deviation is that of "
-        f"{property_name(worst).striptags()}, {percent(last[worst])}."
+    sentences = []
+    if last := found[order[-1]]:
+        near = {stage: sum(abs(e) <= NEAR for e in found[stage].values()) for stage in order}
+        worst = max(last, key=lambda name: abs(last[name]))
+        before = "" if len(order) == 1 else f" ({near[order[0]]} {stage_label(order[0])})"
+        sentences.append(
+            f"{near[order[-1]]} of {len(last)} properties with a reference lie within "
+            f"{100 * NEAR:g}{GAP}% of it{before}; the largest deviation is that of "
+            f"{property_name(worst).striptags()}, {percent(last[worst])}."
+        )
+    curves = [
+        f"{in_unit(row['value'], row['unit'])}{GAP}{unit_text(row['unit'])} "
+        f"({plane_title(match[1])})"
+        for name, row in properties[order[-1]].items()
+        if (match := re.fullmatch(r"gsfe_(.+)_rmse", name))
     ]
-
-
-def _force(errors: Mapping[str, Any], stage: str, split: str) -> float | None:
-    value = errors.get(stage, {}).get(split, {}).get("force_rmse_meV_per_A")
-    return None if value is None else float(value)
+    if curves:
+        sentences.append(f"The GSFE curves differ from DFT by an RMSE of {', '.join(curves)}.")
+    return sentences
 
 
 def _frames(errors: Mapping[str, Any], split: str) -> int | None:
@@ -293,15 +307,18 @@ def _frames(errors: Mapping[str, Any], split: str) -> int | None:
 
 def _cells(values: Sequence[float | None]) -> list[dict[str, Any]]:
     known = [value for value in values if value is not None]
-    best = min(known) if len(known) > 1 else None
+    best = min(known) if len(known) > 1 and max(known) >= TINY else None
     return [
-        {"text": significant(value), "value": value, "best": value is not None and value == best}
+        {
+            "text": f"< {TINY:g}" if value is not None and value < TINY else significant(value),
+            "best": value is not None and value == best,
+        }
         for value in values
     ]
 
 
 def _change(values: Sequence[float | None]) -> str:
-    if len(values) < 2 or values[0] is None or values[-1] is None or values[0] == 0.0:
+    if len(values) < 2 or values[0] is None or values[-1] is None or values[0] < TINY:
         return DASH
     return f"{100.0 * (values[-1] / values[0] - 1.0):+.0f}{GAP}%".replace("-", MINUS)
 

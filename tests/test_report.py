@@ -245,6 +245,8 @@ def test_shows_the_numbers_with_units(page):
     assert "The force error on test_id fell from 406 to 47.3 meV/Å (8.6 times lower)." in page
     assert "9 of 9 properties with a reference lie within 3 %" in page
     assert "(1 zero-shot)" in page
+    assert "an RMSE of 0.015 J/m² ({110} rigid), 0.015 J/m² ({121} rigid)." in page
+    assert "The energy error" not in page
 
 
 def test_escapes_what_it_was_given(page):
@@ -301,10 +303,26 @@ def test_results_alone_are_enough(light):
 def test_a_worse_result_is_called_worse(light):
     def worse(results):
         results["errors"]["refined"]["test_ood"]["force_rmse_meV_per_A"] = 1376.8
+        results["errors"]["refined"]["test_id"]["energy_rmse_meV_per_atom"] = 90.0
 
     _edit(light, worse)
     page = _read(write_report(light))
     assert "The force error on test_ood rose from 688 to 1377 meV/Å (2.0 times higher)." in page
+    assert "The energy error on test_id rose from 45.1 to 90.0 meV/atom." in page
+
+
+def test_forces_that_vanish_by_symmetry_are_not_ranked(light):
+    def symmetric(results):
+        for k, stage in enumerate(STAGES):
+            entry = results["errors_by_type"][stage]["test_id"]["eos"]
+            entry["force_rmse_meV_per_A"] = (3 - k) * 1e-15
+
+    _edit(light, symmetric)
+    page = _read(write_report(light))
+    row = re.search(r"<tr><th scope=\"row\">eos</th>.*?</tr>", page)[0]
+    assert row.count("&lt; 0.001") == 3
+    assert "e−1" not in page
+    assert row.count("best") == 1  # of the energies
 
 
 def test_a_property_that_failed_is_said(light):
