@@ -54,7 +54,7 @@ class FineTunedCalculator(Calculator):
         dtype: str = "float64",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
         if dtype not in DTYPES:
             raise ConfigError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
         self.implemented_properties = list(_PROPERTIES)
@@ -75,7 +75,9 @@ class FineTunedCalculator(Calculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        super().calculate(atoms, list(properties), list(system_changes))
+        super().calculate(  # type: ignore[no-untyped-call]
+            atoms, list(properties), list(system_changes)
+        )
         if self.atoms is None or len(self.atoms) == 0:
             raise DataError("There are no atoms to calculate.")
         if "stress" in properties and self.atoms.cell.rank < 3:

@@ -125,7 +125,7 @@ class _Refiner:
         for batch in self.batches:
             result = predict(self.module, batch, stress=self.loss.needs_stress, training=True)
             share = self.loss(result, batch)
-            share.backward()  # type: ignore[no-untyped-call]
+            share.backward()
             total += float(share.detach())
         gradients = [
             torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self.parameters

@@ -196,7 +196,7 @@ class _Trainer:
         # Scaled so that the expectation over batches is the loss of the whole training set.
         loss = self.loss(prediction, batch) * (len(self.train) / len(graphs))
         value = float(loss.detach())
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         parameters = [p for p in self.module.parameters() if p.grad is not None]
         limit = self.config.clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit)

@@ -1,0 +1,62 @@
+"""Settings and the registry fail at construction, with the valid choices in the sentence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ase_finetune.config import RefineConfig, TrainConfig, from_mapping
+from ase_finetune.errors import ConfigError
+from ase_finetune.optimizers import build_optimizer, list_optimizers
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"optimizer": "adm"}, "Unknown optimizer 'adm'; choose one of .*adamw"),
+        ({"epochs": 0}, "epochs is 0; it must be a whole number of at least 1"),
+        ({"epochs": 1.5}, "whole number"),
+        ({"lr": -1.0}, "lr is -1.0"),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"schedule": "step"}, "constant, cosine"),
+        ({"E0s": "guess"}, "estimated, foundation, average, isolated"),
+        ({"default_dtype": "half"}, "float32, float64"),
+        ({"device": "tpu"}, "cpu, cuda"),
+        ({"batchsize": 3}, "Unknown setting 'batchsize'; did you mean batch_size"),
+        ({"energy_weight": 0, "forces_weight": 0, "stress_weight": 0}, "All loss weights"),
+        ({"architecture": {"r_max": 4.0}}, "scratch"),
+        ({"optimizer_options": {"lr": 1.0}}, "Set lr itself"),
+    ],
+)
+def test_bad_training_settings(values, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        from_mapping(TrainConfig, values)
+
+
+@pytest.mark.parametrize(
+    "values", [{"method": "newton"}, {"evaluations": 0}, {"history": -1}, {"proximal": -1.0}]
+)
+def test_bad_refinement_settings(values):
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        from_mapping(RefineConfig, values)
+
+
+@pytest.mark.parametrize("name", list_optimizers())
+def test_optimizers_keep_dtype_and_obey_groups(name):
+    parameters = [torch.nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(2)]
+    optimizer = build_optimizer(
+        name, [{"params": parameters[:1], "lr": 1e-2}, {"params": parameters[1:], "lr": 1e-6}]
+    )
+    for _ in range(10):
+        for parameter in parameters:
+            parameter.grad = torch.full_like(parameter, 0.5)
+        optimizer.step()
+    moved = [float((1 - p.detach()).abs().max()) for p in parameters]
+    assert parameters[0].dtype == torch.float64
+    assert moved[0] > 1e-3
+    assert moved[1] < 1e-4
+
+
+def test_unknown_option_of_an_optimizer():
+    with pytest.raises(ConfigError, match=r"no option 'momentums'; it takes .*betas"):
+        build_optimizer("adamw", [torch.nn.Parameter(torch.ones(1))], options={"momentums": 1})

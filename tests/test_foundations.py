@@ -1,0 +1,111 @@
+"""Foundations: mace-torch's own files, every published layer type, pruning, heads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk, molecule
+from mace.calculators import MACECalculator
+from mace_kinds import KINDS, random_mace
+
+from ase_finetune.calculator import FineTunedCalculator
+from ase_finetune.checkpoint import Checkpoint
+from ase_finetune.errors import FoundationError
+from ase_finetune.foundations import load_foundation
+
+NUMBERS = [1, 8, 29, 42]
+
+
+def water():
+    atoms = molecule("H2O")
+    atoms.cell, atoms.pbc = [5.0, 5.2, 4.8], True
+    atoms.rattle(0.1, seed=1)
+    return atoms
+
+
+def attached(path, elements, head=None):
+    with pytest.warns(UserWarning, match="executes code"):
+        found = load_foundation(path, elements, head=head)
+    return FineTunedCalculator(
+        Checkpoint.from_module(found.module, found.E0s, stage="zero_shot", foundation={})
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_layer_type_equals_mace_calculator_after_pruning(kind, tmp_path):
+    path = tmp_path / "foundation.model"
+    torch.save(random_mace(kind, NUMBERS), path)
+    head = "special" if kind == "multi-head" else None
+    ours, peer = water(), water()
+    ours.calc = attached(path, [1, 8], head)
+    peer.calc = MACECalculator(
+        model_paths=str(path),
+        device="cpu",
+        default_dtype="float64",
+        **({"head": head} if head else {}),
+    )
+    assert ours.get_potential_energy() == pytest.approx(peer.get_potential_energy(), abs=1e-9)
+    np.testing.assert_allclose(ours.get_forces(), peer.get_forces(), atol=1e-10)
+    np.testing.assert_allclose(ours.get_stress(), peer.get_stress(), atol=1e-12)
+
+
+def test_float32_file_in_float64_keeps_its_rounding(tmp_path):
+    path = tmp_path / "foundation.model"
+    torch.save(random_mace("MP-0", [42], "float32"), path)
+    atoms = bulk("Mo", cubic=True)
+    atoms.rattle(0.1, seed=3)
+    peer = atoms.copy()
+    atoms.calc = attached(path, [42])
+    peer.calc = MACECalculator(model_paths=str(path), device="cpu", default_dtype="float64")
+    assert atoms.get_potential_energy() == pytest.approx(peer.get_potential_energy(), abs=1e-6)
+
+
+def test_several_heads_need_a_choice(tmp_path):
+    path = tmp_path / "foundation.model"
+    torch.save(random_mace("multi-head", [42]), path)
+    with pytest.warns(UserWarning), pytest.raises(FoundationError, match="pt_head, special"):
+        load_foundation(path, [42])
+
+
+def test_missing_element_is_named(tmp_path):
+    path = tmp_path / "foundation.model"
+    torch.save(random_mace("MP-0 L0", [1, 8]), path)
+    with pytest.warns(UserWarning), pytest.raises(FoundationError, match="does not know Mo"):
+        load_foundation(path, [1, 42])
+
+
+def test_unknown_name_lists_what_is_known():
+    with pytest.raises(FoundationError, match=r"'meduim'.*seed.*medium-mpa-0"):
+        load_foundation("meduim")
+
+
+def test_a_file_that_is_no_model(tmp_path):
+    path = tmp_path / "notes.model"
+    path.write_text("not a model")
+    with pytest.warns(UserWarning), pytest.raises(FoundationError, match="not a model that mace"):
+        load_foundation(path)
+
+
+def test_a_model_without_network_says_so(monkeypatch):
+    from mace.calculators import foundations_models
+
+    def offline(name):
+        raise OSError("no network")
+
+    monkeypatch.setattr(foundations_models, "download_mace_mp_checkpoint", offline)
+    with pytest.raises(FoundationError, match=r"could not be downloaded.*\.model file"):
+        load_foundation("small")
+
+
+def test_a_named_model_is_loaded_through_mace_torch(monkeypatch, tmp_path):
+    """The real path with the download replaced by a file that mace-torch could have fetched."""
+    from mace.calculators import foundations_models
+
+    path = tmp_path / "mp0.model"
+    torch.save(random_mace("MP-0 L0", NUMBERS), path)
+    monkeypatch.setattr(foundations_models, "download_mace_mp_checkpoint", lambda name: str(path))
+    with pytest.warns(UserWarning, match="executes code"):
+        found = load_foundation("small", [42])
+    assert found.numbers == [42]
+    assert found.name == "small"
