@@ -38,7 +38,7 @@ def _gsfe(plane: str, calculator: Any, progress: Progress | None) -> GSFEResult:
     return gsfe_curve(
         "Mo",
         "bcc",
-        float((2.0 * crystal.get_volume()) ** (1 / 3)),  # type: ignore[no-untyped-call]
+        float((2.0 * crystal.get_volume()) ** (1 / 3)),
         PLANES[plane],
         (1, 1, 1),
         calculator,

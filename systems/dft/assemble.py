@@ -55,7 +55,7 @@ def assemble(name: str, path: Path | None = None) -> Path:
         frames.update(read_shard(DATA / "shards" / shard))
     stored = []
     for key in sorted(frames):
-        atoms = frames[key].copy()  # type: ignore[no-untyped-call]
+        atoms = frames[key].copy()
         for dropped in DROPPED:
             atoms.info.pop(dropped, None)
         atoms.info["split"] = split_of(atoms, recipe)

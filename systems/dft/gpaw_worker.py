@@ -39,8 +39,8 @@ def label(job: dict[str, Any]) -> dict[str, Any]:
     )
     start = time.monotonic()
     atoms.calc = calc
-    forces = atoms.get_forces()  # type: ignore[no-untyped-call]
-    stress = atoms.get_stress()  # type: ignore[no-untyped-call]
+    forces = atoms.get_forces()
+    stress = atoms.get_stress()
     energy = calc.get_property("free_energy", atoms)
     setups = sorted({f"{s.symbol}:{s.type} {s.filename} md5 {s.fingerprint}" for s in calc.setups})
     return {

@@ -28,6 +28,12 @@ SLIP_PLANES = 6
 RATTLE = {"rattle_300K": 0.06, "rattle_1200K": 0.13, "rattle_2400K": 0.20}
 # In units of b; on {110} gamma(x) = gamma(1-x) by symmetry, so 7/11 would repeat 4/11.
 RIGID_SLIPS = {"110": (0.0, 4 / 11, 5 / 11), "121": (0.0, 4 / 11, 7 / 11)}
+# Opening and plane shifts (A) that the GPAW forces and stress of the rigid cells ask for, with the
+# Hessian of the Finnis-Sinclair potential of Mo at the same slip.
+NEAR_RELAXED = {
+    12: (0.095, (0.026, -0.008, 0.017, -0.017, 0.008, -0.026)),
+    13: (0.104, (-0.010, 0.015, 0.003, -0.003, -0.015, 0.010)),
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ def _rng(name: str) -> np.random.Generator:
 
 
 def _set_cell(atoms: Atoms, cell: object) -> Atoms:
-    atoms.set_cell(cell, scale_atoms=True)  # type: ignore[no-untyped-call]
+    atoms.set_cell(cell, scale_atoms=True)
     return atoms
 
 
@@ -76,7 +82,14 @@ def strained(voigt: str, amount: float, *, primitive: bool = False) -> Atoms:
 
 
 def slip_cell(
-    plane: str, x: float, *, a: float, planes: int, across: float = 0.0, opening: float = 0.0
+    plane: str,
+    x: float,
+    *,
+    a: float,
+    planes: int,
+    across: float = 0.0,
+    opening: float = 0.0,
+    repeat: int = 1,
 ) -> Atoms:
     """Return a periodic bcc cell with one stacking fault, one atom per plane.
 
@@ -95,6 +108,10 @@ def slip_cell(
         Number of atomic planes.
     opening : float
         Extra distance of the two halves at the fault in A.
+    repeat : int
+        Stack the unslipped cell this many times first. A k-mesh of as many fewer points along
+        the third vector is then the folded one, so that without slip the energy per atom is
+        exactly that of the short cell.
     """
     b = 0.5 * a * np.array([1.0, 1.0, 1.0])
     if plane == "121":
@@ -107,13 +124,14 @@ def slip_cell(
     third = planes * step
     # The shortest equivalent third vector: remove in-plane lattice vectors before the slip.
     in_plane = np.linalg.lstsq(np.array([first, b]).T, third, rcond=None)[0]
-    third = third - np.round(in_plane) @ np.array([first, b])
+    third = repeat * (third - np.round(in_plane) @ np.array([first, b]))
+    planes *= repeat
     third = third + x * b + across * sideways + opening * normal
     positions = np.arange(planes)[:, None] * step
     atoms = Atoms(f"Mo{planes}", positions=positions, cell=[first, b, third], pbc=True)
     _set_cell(atoms, atoms.cell.standard_form()[0])
     # Plane 0 must not fall on either side of the cell edge by rounding.
-    atoms.wrap(eps=1e-6)  # type: ignore[no-untyped-call]
+    atoms.wrap(eps=1e-6)
     return atoms
 
 
@@ -145,7 +163,7 @@ def _vacancy_job(index: int) -> Job:
     name = f"vacancy_{index:02d}"
     rng = _rng(name)
     atoms: Atoms = bulk("Mo", "bcc", a=A0, cubic=True) * (2, 2, 1)
-    del atoms[int(rng.integers(len(atoms)))]  # type: ignore[no-untyped-call]
+    del atoms[int(rng.integers(len(atoms)))]
     atoms.positions += rng.normal(0.0, 0.08, atoms.positions.shape)
     return Job(name, "vacancy", atoms, KMESH[4])
 
@@ -166,7 +184,7 @@ def _surface_job(plane: str, index: int) -> Job:
     atoms = Atoms(f"Mo{layers}", positions=np.arange(layers)[:, None] * step, cell=cell, pbc=True)
     _set_cell(atoms, atoms.cell.standard_form()[0])
     atoms.positions += rng.normal(0.0, 0.04, atoms.positions.shape)
-    atoms.wrap(eps=0.5)  # type: ignore[no-untyped-call]
+    atoms.wrap(eps=0.5)
     return Job(name, f"surface_{plane}", atoms, SURFACE_KMESH[plane])
 
 
@@ -203,6 +221,20 @@ def _slip_job(plane: str, index: int) -> Job:
     return Job(name, family, atoms, SLIP_KMESH[plane])
 
 
+def _relaxed_job(number: int, x: float) -> Job:
+    """A rigid {121} fault after one Newton step along the plane normal (`NEAR_RELAXED`)."""
+    opening, shifts = NEAR_RELAXED[number]
+    atoms = slip_cell("121", x, a=A_SLIP, planes=SLIP_PLANES, opening=opening)
+    atoms.positions[:, 2] += shifts
+    return Job(f"slip_121_{number:02d}", "slip_121", atoms, SLIP_KMESH["121"])
+
+
+def _long_slip_job() -> Job:
+    """The rigid fault at x = 4/11 with twice the planes."""
+    atoms = slip_cell("121", 4 / 11, a=A_SLIP, planes=SLIP_PLANES, repeat=2)
+    return Job("slip_121_18", "slip_121", atoms, (6, 10, 2))
+
+
 def _rattle_job(family: str, index: int) -> Job:
     name = f"{family}_{index:02d}"
     cells = 2 if index % 3 == 1 else 1
@@ -219,6 +251,7 @@ def label_jobs() -> list[Job]:
     jobs += [_rattle_job(family, 0) for family in RATTLE]
     jobs += [_slip_job("121", i) for i in (0, 5, 3)]
     jobs += [_slip_job("110", i) for i in (0, 5)]
+    jobs += [_relaxed_job(12, 4 / 11), _long_slip_job(), _relaxed_job(13, 7 / 11)]
     jobs += [_slip_job("110", 4), _slip_job("121", 4), _vacancy_job(0)]
     slips = {"110": [3, 1, 2, *range(6, 12)], "121": [1, 2, *range(6, 12)]}
     for turn, i in enumerate((4, 3, 1, 2, 5, 6, 7, 8, 9)):

@@ -92,7 +92,7 @@ def settings_info(job: Job) -> dict[str, Any]:
 def labelled(job: Job, result: dict[str, Any], commit: str) -> Atoms:
     """Return the frame with labels and provenance, as the shard stores it."""
     versions = result["versions"]
-    atoms: Atoms = job.atoms.copy()  # type: ignore[no-untyped-call]
+    atoms: Atoms = job.atoms.copy()
     atoms.arrays["REF_forces"] = np.array(result["forces"])
     atoms.info = {
         "id": job.id,
@@ -113,7 +113,7 @@ def labelled(job: Job, result: dict[str, Any], commit: str) -> Atoms:
 
 def rounded(job: Job) -> Job:
     """Return the job at the positions (1e-8 A) that the shard can hold."""
-    atoms: Atoms = job.atoms.copy()  # type: ignore[no-untyped-call]
+    atoms: Atoms = job.atoms.copy()
     atoms.positions = np.round(atoms.positions, 8)
     return Job(job.id, job.family, atoms, job.kpts, job.cutoff_eV)
 
