@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from ase.data import chemical_symbols
 
 from ase_finetune._mace import (
     AtomicNumberTable,
@@ -244,6 +245,11 @@ def single_head(module: torch.nn.Module, head: str | None) -> torch.nn.Module:
     return reduced
 
 
+def _symbols(numbers: Sequence[int]) -> str:
+    names = [chemical_symbols[z] for z in numbers]
+    return ", ".join(names if len(names) <= 12 else [*names[:12], "..."])
+
+
 def prune(module: torch.nn.Module, numbers: Sequence[int]) -> torch.nn.Module:
     """Return the module restricted to some elements, with identical predictions for them.
 
@@ -264,11 +270,9 @@ def prune(module: torch.nn.Module, numbers: Sequence[int]) -> torch.nn.Module:
     keep = sorted(set(int(z) for z in numbers))
     lacking = [z for z in keep if z not in have]
     if lacking:
-        from ase.data import chemical_symbols
-
         raise FoundationError(
-            f"The foundation does not know {', '.join(chemical_symbols[z] for z in lacking)}; "
-            f"it knows {', '.join(chemical_symbols[z] for z in have)}."
+            f"The foundation does not know {_symbols(lacking)}, which the data contain; "
+            f"it knows {_symbols(have)}: choose another foundation or drop those frames."
         )
     if keep == have:
         return module

@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -64,19 +64,15 @@ ForcesKey = Annotated[str, typer.Option(help="Key of the force labels.")]
 StressKey = Annotated[str, typer.Option(help="Key of the stress labels.")]
 Keys = tuple[str, str, str]
 MACE_KEYS: Keys = ("REF_energy", "REF_forces", "REF_stress")
-OutFolder = Annotated[Optional[Path], typer.Option(help="Folder of the run.")]  # noqa: UP045
+OutFolder = Annotated[Path | None, typer.Option(help="Folder of the run.")]
 Checkpoint = Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint folder, or seed.")]
 Data = Annotated[
-    Optional[list[Path]],
-    typer.Option(  # noqa: UP045
-        help="Labelled frames: extended XYZ, our HDF5, or any file that ASE reads."
-    ),
+    list[Path] | None,
+    typer.Option(help="Labelled frames: extended XYZ, our HDF5, or any file that ASE reads."),
 ]
 SystemName = Annotated[
-    Optional[str],
-    typer.Option(  # noqa: UP045
-        "--system", help="Use the frames of a bundled system."
-    ),
+    str | None,
+    typer.Option("--system", help="Use the frames of a bundled system."),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")]
 
@@ -118,9 +114,9 @@ def run(
 def train(
     settings: dict[str, Any],
     refine_evaluations: int | None,
-    data: Annotated[Optional[Path], typer.Option(help="Training frames.")] = None,  # noqa: UP045
-    valid: Annotated[Optional[Path], typer.Option(help="Validation frames.")] = None,  # noqa: UP045
-    test: Annotated[Optional[list[Path]], typer.Option(help="Test frames; repeatable.")] = None,  # noqa: UP045
+    data: Annotated[Path | None, typer.Option(help="Training frames.")] = None,
+    valid: Annotated[Path | None, typer.Option(help="Validation frames.")] = None,
+    test: Annotated[list[Path] | None, typer.Option(help="Test frames; repeatable.")] = None,
     system: SystemName = None,
     valid_fraction: Annotated[
         float,
@@ -174,13 +170,13 @@ def _job(
     system: System | None = None,
 ) -> None:
     from ase_finetune.report import write_report
-    from ase_finetune.run import prepare_folder, run_job
+    from ase_finetune.run import check_folder, run_job
     from ase_finetune.terminal import TerminalReporter
 
     provenance: dict[str, Any] = {}
     if system is not None:
         provenance = {"system": system.name, "level_of_theory": system.level_of_theory}
-    prepare_folder(out, overwrite=overwrite, resume=resume)
+    check_folder(out, overwrite=overwrite, resume=resume)
     with TerminalReporter() as reporter:
         results = run_job(
             splits,
@@ -250,8 +246,8 @@ def _load(checkpoint: str) -> Any:
 @guarded
 def refine(
     checkpoint: Checkpoint,
-    data: Annotated[Optional[Path], typer.Option(help="The training frames.")] = None,  # noqa: UP045
-    valid: Annotated[Optional[Path], typer.Option(help="Validation frames.")] = None,  # noqa: UP045
+    data: Annotated[Path | None, typer.Option(help="The training frames.")] = None,
+    valid: Annotated[Path | None, typer.Option(help="Validation frames.")] = None,
     system: SystemName = None,
     method: Annotated[str, typer.Option(help="lbfgs")] = "lbfgs",
     evaluations: Annotated[int, typer.Option(help="Budget of full-batch gradients.")] = 80,
@@ -344,7 +340,7 @@ def evaluate(
 def properties(
     checkpoint: Checkpoint,
     system: Annotated[str, typer.Argument(help="A bundled system.")],
-    only: Annotated[Optional[str], typer.Option(help="Comma-separated names.")] = None,  # noqa: UP045
+    only: Annotated[str | None, typer.Option(help="Comma-separated names.")] = None,
     device: Device = "cpu",
     out: OutFolder = None,
     as_json: Json = False,

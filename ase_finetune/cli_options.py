@@ -7,7 +7,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import typer
 
@@ -52,12 +52,12 @@ def train_options(function: Callable[..., None]) -> Callable[..., None]:
         names = _ALIASES.get(field.name, ("--" + field.name.replace("_", "-"),))
         shown = "" if field.default is None else f" (default: {field.default})"
         option = typer.Option(None, *names, help=HELP[field.name] + shown, show_default=False)
-        added.append(_parameter(field.name, Optional[kind], option))  # noqa: UP045
+        added.append(_parameter(field.name, kind | None, option))
     added.append(
         _parameter(
             "config_file",
-            Optional[Path],
-            typer.Option(  # noqa: UP045
+            Path | None,
+            typer.Option(
                 None, "--config", help="YAML file of settings; flags go over it", show_default=False
             ),
         )
@@ -65,8 +65,8 @@ def train_options(function: Callable[..., None]) -> Callable[..., None]:
     added.append(
         _parameter(
             "refine_evaluations",
-            Optional[int],
-            typer.Option(  # noqa: UP045
+            int | None,
+            typer.Option(
                 None,
                 "--refine",
                 help="Full-batch L-BFGS evaluations afterwards (0: none)"

@@ -173,8 +173,7 @@ class _Refiner:
                 optimizer.step(self._closure)
                 loss = self._closure()
             except _BudgetSpentError:
-                restore(self.module, good)
-                break
+                loss = self._lowest_known()
             if not math.isfinite(loss) or not bool(torch.isfinite(self._flat()).all()):
                 if restarted:
                     ended = "loss not finite twice"
@@ -205,6 +204,13 @@ class _Refiner:
         return self._result(
             best, best_score, first_force, records, ended, time.perf_counter() - begun
         )
+
+    def _lowest_known(self) -> float:
+        """End an interrupted line search at the best point that it evaluated."""
+        lowest = min(self.known, key=lambda point: point.loss)
+        with torch.no_grad():
+            torch.nn.utils.vector_to_parameters(lowest.flat, self.parameters)
+        return lowest.loss
 
     def _restart(self, good: Weights) -> None:
         restore(self.module, good)

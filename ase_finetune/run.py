@@ -18,10 +18,9 @@ import yaml
 
 from ase_finetune.checkpoint import Checkpoint, versions
 from ase_finetune.config import RefineConfig, TrainConfig
-from ase_finetune.data import Splits
+from ase_finetune.data import Splits, label_notes
 from ase_finetune.errors import ConfigError
 from ase_finetune.evaluate import Predictions, predict_frames
-from ase_finetune.foundations import load_foundation
 from ase_finetune.refinement import refine
 from ase_finetune.start import prepare
 from ase_finetune.trainer import finetune
@@ -55,29 +54,34 @@ class Reporter(Protocol):
         """Return a (done, total) callback for a part of known length."""
 
 
-def prepare_folder(out: Path, *, overwrite: bool, resume: bool) -> None:
-    """Make the output folder, and never mix two runs in it.
+def check_folder(out: Path, *, overwrite: bool, resume: bool) -> None:
+    """Never mix two runs in one folder.
 
     Raises
     ------
     ConfigError
-        If it holds a run and neither ``overwrite`` nor ``resume`` is asked for.
+        If it holds a run and neither ``overwrite`` nor ``resume`` is asked for, or is a file.
     """
+    if overwrite and resume:
+        raise ConfigError("Choose --overwrite or --resume, not both.")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; choose another --out.")
     present = [name for name in (*FILES, "checkpoints") if (out / name).exists()]
     if present and not (overwrite or resume):
         raise ConfigError(
             f"{out} already holds a run; continue it with --resume, replace it with --overwrite, "
             "or choose another --out."
         )
-    if overwrite and not resume:
+
+
+def make_folder(out: Path, *, keep: bool) -> None:
+    """Make the folder, and empty it of an earlier run unless that is continued."""
+    out.mkdir(parents=True, exist_ok=True)
+    if not keep:
         for name in FILES:
             (out / name).unlink(missing_ok=True)
         for stage in ("finetuned", "refined"):
             shutil.rmtree(out / "checkpoints" / stage, ignore_errors=True)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"Cannot make the folder {out}: {error.strerror}.") from error
 
 
 def write_json(path: Path, document: Any) -> None:
@@ -216,9 +220,12 @@ def compute_properties(
     return found, failures
 
 
-def _warn_about_stress(splits: Splits, config: TrainConfig, reporter: Reporter) -> None:
+def data_notes(splits: Splits, config: TrainConfig) -> list[str]:
+    """Return what the user should know of the labels before an hour is spent on them."""
+    notes = list(label_notes([*splits.train, *splits.valid]))
     if config.stress_weight == 0 and any("REF_stress" in a.info for a in splits.train):
-        reporter.note("The frames have stress labels; --stress-weight is 0, so they are not used.")
+        notes.append("The frames have stress labels; --stress-weight is 0, so they are not used.")
+    return notes
 
 
 def run_job(
@@ -240,7 +247,7 @@ def run_job(
     splits, config, refine_config
         Data and settings; None refines nothing.
     out
-        A folder from :func:`prepare_folder`.
+        Folder of the run, see :func:`check_folder`; made once the data have passed their checks.
     reporter
         Where progress goes.
     system, properties
@@ -256,14 +263,12 @@ def run_job(
         The content of results.json.
     """
     begun = time.perf_counter()
-    if config.foundation != "scratch":
-        known = load_foundation(config.foundation, head=config.head).numbers
-        splits.check(stress=config.stress_weight > 0, elements=known)
-    else:
-        splits.check(stress=config.stress_weight > 0)
+    splits.check(stress=config.stress_weight > 0)
     start = prepare(splits, config)
-    reporter.note(start.E0s.note + ".")
-    _warn_about_stress(splits, config, reporter)
+    make_folder(out, keep=resume)
+    notes = [start.E0s.note + ".", *data_notes(splits, config)]
+    for note in notes:
+        reporter.note(note)
     settings = _plain(dataclasses.asdict(config))
     settings["refine"] = None if refine_config is None else dataclasses.asdict(refine_config)
     (out / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
@@ -276,6 +281,7 @@ def run_job(
             "data_hash": splits.data_hash(),
             "n_frames": {name: len(frames) for name, frames in splits.items()},
             "E0s": start.E0s.note,
+            "notes": notes,
             "versions": versions(),
             **(provenance or {}),
         },
@@ -315,10 +321,11 @@ def run_job(
         refined = refine(tuned, splits, refine_config, progress=log.add)
         refined.save(out / "checkpoints" / "refined")
         if not refined.metrics["accepted"]:
-            reporter.note(
+            notes.append(
                 "Refinement did not lower the validation force error; "
                 "the refined checkpoint holds the fine-tuned weights."
             )
+            reporter.note(notes[-1])
         assess(refined)
         spent += float(refined.metrics["gradient_equivalents"])
     folder.results["budget"] = {

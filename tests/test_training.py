@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -181,7 +182,7 @@ def test_refinement_lowers_the_full_loss_monotonically(splits, tuned):
     refined = refine(tuned, splits, RefineConfig(evaluations=25))
     losses = [r["train_loss"] for r in refined.metrics["history"]]
     assert len(losses) >= 5
-    assert all(b <= a + 1e-12 for a, b in zip(losses, losses[1:], strict=False))
+    assert all(b <= a + 1e-12 for a, b in itertools.pairwise(losses))
     assert losses[-1] < 0.9 * losses[0]
     assert refined.metrics["gradient_equivalents"] <= 25
     assert refined.metrics["accepted"]
