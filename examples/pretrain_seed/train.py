@@ -26,12 +26,12 @@ from ase_finetune.evaluate import predict_frames
 from ase_finetune.trainer import finetune
 
 ARCHITECTURE: dict[str, Any] = {
-    "hidden_irreps": "64x0e",
+    "hidden_irreps": "48x0e",
     "MLP_irreps": "16x0e",
     "max_ell": 2,
     "correlation": 3,
     "num_interactions": 2,
-    "r_max": 5.0,
+    "r_max": 4.8,
     "num_bessel": 8,
     "num_polynomial_cutoff": 5,
     "radial_MLP": [64, 64, 64],
@@ -89,13 +89,13 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
-        "--max-force", type=float, default=15.0, help="eV/A, frames above are left out"
+        "--max-force", type=float, default=20.0, help="eV/A, frames above are left out"
     )
     parser.add_argument("--families", nargs="*")
-    parser.add_argument("--epochs", type=int, default=70)
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=45)
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--lr", type=float, default=5e-3)
-    parser.add_argument("--ema", type=float, default=0.995)
+    parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--energy-weight", type=float, default=40.0)
     parser.add_argument("--forces-weight", type=float, default=10.0)
     parser.add_argument("--stress-weight", type=float, default=300.0)
