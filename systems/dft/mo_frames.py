@@ -26,8 +26,12 @@ SURFACE_KMESH = {"110": (10, 10, 1), "100": (8, 8, 1)}
 SLIP_PLANES = 6
 # Rattle amplitudes (A per Cartesian component) that stand for these temperatures.
 RATTLE = {"rattle_300K": 0.06, "rattle_1200K": 0.13, "rattle_2400K": 0.20}
-# In units of b; on {110} gamma(x) = gamma(1-x) by symmetry, so 7/11 would repeat 4/11.
-RIGID_SLIPS = {"110": (0.0, 4 / 11, 5 / 11), "121": (0.0, 4 / 11, 7 / 11)}
+# Slips in units of b by the number in the id: points of the published curves. On {110}
+# gamma(x) = gamma(1-x) by symmetry, so the second half would repeat the first.
+RIGID_SLIPS = {
+    "110": {0: 0.0, 5: 4 / 11, 19: 2 / 11, 22: 5 / 11},
+    "121": {0: 0.0, 5: 4 / 11, 3: 7 / 11, 19: 2 / 11, 22: 5 / 11, 21: 9 / 11},
+}
 # Opening and plane shifts (A) that the GPAW forces and stress of the rigid cells ask for, with the
 # Hessian of the Finnis-Sinclair potential of Mo at the same slip.
 NEAR_RELAXED = {
@@ -210,14 +214,13 @@ def _elastic_jobs() -> Iterator[Job]:
 
 
 def _slip_job(plane: str, index: int) -> Job:
-    """Indices 0, 5 and 3 are the rigid reference points, the others random."""
+    """A rigid reference point (`RIGID_SLIPS`) or a random slip."""
     family = f"slip_{plane}"
     name = f"{family}_{index:02d}"
-    rigid = {0: 0, 5: 1, 3: 2}.get(index)
-    if rigid is None:
-        atoms = _slipped(name, plane)
+    if index in RIGID_SLIPS[plane]:
+        atoms = slip_cell(plane, RIGID_SLIPS[plane][index], a=A_SLIP, planes=SLIP_PLANES)
     else:
-        atoms = slip_cell(plane, RIGID_SLIPS[plane][rigid], a=A_SLIP, planes=SLIP_PLANES)
+        atoms = _slipped(name, plane)
     return Job(name, family, atoms, SLIP_KMESH[plane])
 
 
@@ -251,17 +254,21 @@ def label_jobs() -> list[Job]:
     jobs += [_rattle_job(family, 0) for family in RATTLE]
     jobs += [_slip_job("121", i) for i in (0, 5, 3)]
     jobs += [_slip_job("110", i) for i in (0, 5)]
-    jobs += [_relaxed_job(12, 4 / 11), _long_slip_job(), _relaxed_job(13, 7 / 11)]
-    jobs += [_slip_job("110", 4), _slip_job("121", 4), _vacancy_job(0)]
-    slips = {"110": [3, 1, 2, *range(6, 12)], "121": [1, 2, *range(6, 12)]}
-    for turn, i in enumerate((4, 3, 1, 2, 5, 6, 7, 8, 9)):
+    jobs += [_relaxed_job(12, 4 / 11), _long_slip_job()]
+    for i in (3, 4):
         jobs += [_rattle_job(family, i) for family in ("rattle_300K", "rattle_1200K")]
-        jobs += [_slip_job(plane, rest[turn]) for plane, rest in slips.items() if turn < len(rest)]
+    jobs += [_slip_job("110", 4), _slip_job("121", 4), _slip_job("110", 3), _vacancy_job(0)]
+    jobs += [_slip_job("121", 19), _slip_job("110", 22), _slip_job("121", 22)]
+    jobs += [_slip_job("110", 19), _slip_job("121", 21), _relaxed_job(13, 7 / 11)]
+    later = (1, 2, 6, 7, 8, 9, 10)
+    for turn, i in enumerate(later):
+        jobs += [_rattle_job(family, i) for family in ("rattle_300K", "rattle_1200K")]
+        jobs += [_slip_job(plane, i) for plane in ("110", "121")]
         jobs.append(_rattle_job("rattle_2400K", turn + 1))
         if turn % 2 == 1:
             jobs.append(_vacancy_job(turn // 2 + 1))
-        if turn in (3, 5, 7):
-            jobs += [_surface_job(plane, (turn - 3) // 2) for plane in SURFACE_KMESH]
+        if turn in (3, 4, 5):
+            jobs += [_surface_job(plane, turn - 3) for plane in SURFACE_KMESH]
     return jobs
 
 

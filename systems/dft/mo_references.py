@@ -80,21 +80,21 @@ def elastic_differences(frames: list[Atoms]) -> dict[float, tuple[float, float, 
 def rigid_gsfe(frames: Mapping[str, Atoms], plane: str) -> tuple[list[float], list[float]]:
     """Return x (units of b) and gamma (J/m^2) of the rigid frames of one plane, so far as done.
 
-    The frames of indices 00, 05 and 03 of a slip family are rigid (`systems.dft.mo_frames`).
+    On {110} the two-fold axis along the plane normal reverses the slip, so gamma(1-x) = gamma(x)
+    and the second half is the mirrored first.
     """
-    x: list[float] = []
-    gamma: list[float] = []
-    if f"slip_{plane}_00" not in frames:
-        return x, gamma
+    points: dict[float, float] = {}
     zero = frames[f"slip_{plane}_00"]
     area = float(np.linalg.norm(np.cross(zero.cell[0], zero.cell[1])))
-    for slip, index in zip(RIGID_SLIPS[plane], (0, 5, 3), strict=True):
+    for index, x in RIGID_SLIPS[plane].items():
         name = f"slip_{plane}_{index:02d}"
         if name in frames:
             rise = frames[name].info["REF_energy"] - zero.info["REF_energy"]
-            x.append(slip)
-            gamma.append(rise / area * EV_PER_A2_IN_J_PER_M2)
-    return x, gamma
+            points[x] = rise / area * EV_PER_A2_IN_J_PER_M2
+    points[1.0] = points[0.0]
+    if plane == "110":
+        points.update({1.0 - x: gamma for x, gamma in points.items() if 0.0 < x < 1.0})
+    return sorted(points), [points[x] for x in sorted(points)]
 
 
 def _cubic(constants: tuple[float, float, float], source: str) -> dict[str, Quantity]:
@@ -157,9 +157,8 @@ def _gsfe_references(
         Reference(f"gamma_usf_{kind}", "tutorial", Quantity(top, "J/m^2", source), True),
     ]
     x, gamma = rigid_gsfe(frames, plane)
-    if len(x) > 1:
-        points = Curve(
-            np.array(x), np.array(gamma), "b", "J/m^2", f"{ours}; rigid, a = 3.16 A, 6 planes"
-        )
-        found.append(Reference(f"gsfe_{plane}_rigid", "gpaw", points, False))
+    points = Curve(
+        np.array(x), np.array(gamma), "b", "J/m^2", f"{ours}; rigid, a = 3.16 A, 6 planes"
+    )
+    found.append(Reference(f"gsfe_{plane}_rigid", "gpaw", points, False))
     return found
