@@ -377,35 +377,72 @@ def properties(
 
 @app.command()
 @guarded
-def systems(as_json: Json = False) -> None:
-    """List the bundled systems with their data and provenance."""
+def systems(
+    name: Annotated[str | None, typer.Argument(help="Only this system.")] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write its frames as extended XYZ, split by `split`.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the bundled systems with their data and provenance, or export one's frames."""
     from systems import get_system, list_systems
 
-    rows = {}
-    for name in list_systems():
-        system = get_system(name)
-        rows[name] = {
-            "description": system.description,
-            "level_of_theory": system.level_of_theory,
-            "license": system.license,
-            "elements": list(system.elements),
-            "frames": system.counts(),
-            "properties": list(system.properties),
-            "references": {
-                key: {"source": value.source} for key, value in system.references().items()
-            },
-        }
-    if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+    chosen = {key: get_system(key) for key in ([name] if name else list_systems())}
+    if export is not None:
+        if name is None:
+            raise ConfigError("Name the system to export, as in `systems mo --export mo.xyz`.")
+        _export(chosen[name], export)
         return
-    for name in list_systems():
-        system = get_system(name)
+    if as_json:
+        typer.echo(
+            json.dumps({key: _described(system) for key, system in chosen.items()}, indent=1)
+        )
+        return
+    for key, system in chosen.items():
         counts = ", ".join(f"{n} {split}" for split, n in system.counts().items())
         typer.echo(
-            f"{name}: {system.description}\n  {system.level_of_theory}\n"
-            f"  frames: {counts}\n  properties: {', '.join(system.properties)}\n"
-            f"  license: {system.license}"
+            f"{key}: {system.description}\n  {system.level_of_theory}\n  frames: {counts}\n"
+            f"  properties: {', '.join(system.properties)}\n  license: {system.license}"
         )
+
+
+def _described(system: System) -> dict[str, Any]:
+    return {
+        "description": system.description,
+        "level_of_theory": system.level_of_theory,
+        "license": system.license,
+        "elements": list(system.elements),
+        "frames": system.counts(),
+        "properties": list(system.properties),
+        "references": [
+            {
+                "name": reference.name,
+                "label": reference.label,
+                **_numbers(reference.value),
+                "source": reference.value.source,
+                "compared_by_default": reference.default,
+            }
+            for reference in system.all_references()
+        ],
+        "provenance": system.provenance(),
+    }
+
+
+def _numbers(value: Any) -> dict[str, Any]:
+    """The numbers of a quantity or curve for JSON."""
+    if hasattr(value, "y"):
+        return {"x": value.x.tolist(), "y": value.y.tolist(), "unit": value.y_unit}
+    return {"value": value.value, "unit": value.unit}
+
+
+def _export(system: System, path: Path) -> None:
+    from ase.io import write
+
+    if path.exists():
+        raise ConfigError(f"{path} exists; choose another name.")
+    frames = [frame for split in system.frames().values() for frame in split]
+    write(path, frames, format="extxyz")
+    typer.echo(f"{len(frames)} frames in {path}")
 
 
 def main() -> None:

@@ -17,6 +17,8 @@ from mace_kinds import random_mace
 from typer.testing import CliRunner
 
 from ase_finetune.cli import app
+from ase_finetune.data import read_frames
+from systems import get_system
 
 COMMANDS = ["run", "train", "refine", "evaluate", "properties", "systems"]
 runner = CliRunner()
@@ -182,6 +184,20 @@ def test_systems_lists_provenance():
     rows = json.loads(result.stdout)
     assert rows["mo"]["license"] == "CC-BY-4.0"
     assert rows["mo"]["frames"]["train"] > 10
+
+
+def test_systems_exports_what_train_reads(folder, tmp_path):
+    path = tmp_path / "mo.xyz"
+    result = call("systems", "mo", "--export", path)
+    assert result.exit_code == 0, result.output
+    frames = read_frames(path)
+    bundled = get_system("mo").frames()
+    assert len(frames) == sum(map(len, bundled.values()))
+    assert frames[0].info["REF_energy"] == pytest.approx(bundled["train"][0].info["REF_energy"])
+    np.testing.assert_allclose(frames[0].positions, bundled["train"][0].positions, atol=1e-7)
+    assert "exists" in refused("systems", "mo", "--export", path)
+    assert "Name the system" in refused("systems", "--export", tmp_path / "x.xyz")
+    assert "no system 'mu'" in refused("systems", "mu")
 
 
 def planted(kind: str, folder: Path) -> list[object]:
