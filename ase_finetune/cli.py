@@ -364,7 +364,7 @@ def properties(
     with TerminalReporter() as reporter:
         found, failures = compute_properties(chosen, calculator, names, reporter, loaded.stage)
     results = {
-        "properties": {loaded.stage: property_rows(found, chosen.references())},
+        "properties": {loaded.stage: property_rows(found, chosen)},
         "failures": {loaded.stage: failures},
     }
     if out is not None:

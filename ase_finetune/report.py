@@ -42,7 +42,8 @@ class Run:
     predictions : dict of str to ndarray
         ``{stage}/{split}/energy_ref`` and so on, energies in eV (n,), forces in eV/A (M, 3).
     curves : dict of str to dict of str to Curve
-        By stage (or ``reference``) and name.
+        By stage and name; also ``reference``, which models are compared with, and
+        ``reference:LABEL`` for further ones.
     config : str
         config.yaml as it stands.
     """
@@ -303,7 +304,11 @@ def _gsfe(run: Run, stages: list[str]) -> list[dict[str, Any]]:
         if guests.get(name) is not None:
             continue
         title = tables.plane_title(name.removeprefix("gsfe_"))
-        mine = {title: references[name]} if name in references else {}
+        points = {"DFT": references[name]} if name in references else {}
+        for key, others in run.curves.items():
+            if key.startswith("reference:") and name in others:
+                points[key.removeprefix("reference:")] = others[name]
+        mine = {title: points} if points else {}
         figure = figures.fit_page(plot.gsfe_curves({title: curves}, mine))
         thin = [guest for guest, host in guests.items() if host == name]
         for guest in thin:

@@ -101,8 +101,9 @@ def property_name(name: str) -> Markup:
         return NAMES[name]
     if match := re.fullmatch(r"C(\d\d)", name):
         return Markup("<i>C</i><sub>{}</sub>").format(match[1])
-    if match := re.fullmatch(r"gsfe_(.+)_rmse", name):
-        return Markup("GSFE {}, RMSE of the curve").format(plane_title(match[1]))
+    if match := re.fullmatch(r"gsfe_(.+)_rmse(?:_(.+))?", name):
+        against = f" against {match[2]}" if match[2] else ""
+        return Markup("GSFE {}, RMSE of the curve{}").format(plane_title(match[1]), against)
     if match := re.fullmatch(r"gamma_usf_(.+)", name):
         return Markup("<i>&gamma;</i><sub>usf</sub> {}").format(plane_title(match[1]))
     return Markup("{}").format(name.replace("_", " "))
@@ -173,7 +174,7 @@ def property_table(properties: Mapping[str, Mapping[str, Any]], stages: Sequence
         source = first.get("reference_source")
         if source and source not in sources:
             sources.append(source)
-        is_rmse = name.endswith("_rmse")
+        is_rmse = "_rmse" in name
         rows.append({
             "label": property_name(name),
             "sort": name,

@@ -25,7 +25,7 @@ from ase_finetune.refinement import refine
 from ase_finetune.start import prepare
 from ase_finetune.trainer import finetune
 from properties.errors import PropertyError
-from properties.quantity import Curve, Quantity, compare
+from properties.quantity import Comparison, Curve, Quantity, compare
 
 if TYPE_CHECKING:
     from systems.system import System
@@ -129,18 +129,16 @@ class _Folder:
         }
 
     def add_quantities(
-        self,
-        stage: str,
-        found: Mapping[str, Quantity | Curve],
-        references: Mapping[str, Quantity | Curve],
+        self, stage: str, found: Mapping[str, Quantity | Curve], system: System
     ) -> None:
-        self.results["properties"].setdefault(stage, {}).update(property_rows(found, references))
+        self.results["properties"].setdefault(stage, {}).update(property_rows(found, system))
         for name, value in found.items():
             if isinstance(value, Curve):
                 self.curves.setdefault(stage, {})[name] = _curve(value)
-        for name, value in references.items():
-            if isinstance(value, Curve):
-                self.curves.setdefault("reference", {})[name] = _curve(value)
+        for reference in system.all_references():
+            if isinstance(reference.value, Curve):
+                key = "reference" if reference.default else f"reference:{reference.label}"
+                self.curves.setdefault(key, {})[reference.name] = _curve(reference.value)
 
     def write(self) -> None:
         write_json(self.out / "results.json", self.results)
@@ -162,28 +160,25 @@ def _curve(curve: Curve) -> dict[str, Any]:
     }
 
 
-def property_rows(
-    found: Mapping[str, Quantity | Curve], references: Mapping[str, Quantity | Curve]
-) -> dict[str, Any]:
+def property_rows(found: Mapping[str, Quantity | Curve], system: System) -> dict[str, Any]:
     """Return the ``properties`` rows of results.json: every scalar, and curves by their RMSE.
 
-    A quantity without a reference has null in its place.
+    A quantity without a reference has null in its place. A curve has one row per reference:
+    ``NAME_rmse`` against the one that models are compared with, ``NAME_rmse_LABEL`` for others.
     """
-    shared = {name: value for name, value in references.items() if name in found}
+    default = {r.name: r.value for r in system.all_references() if r.default}
+    shared = {name: value for name, value in default.items() if name in found}
     comparisons = compare(found, shared)
     rows: dict[str, Any] = {}
     for name, value in found.items():
         comparison = comparisons.get(name)
         if isinstance(value, Curve):
-            if comparison is None:
-                continue
-            rows[f"{name}_rmse"] = {
-                "value": comparison.rmse,
-                "unit": value.y_unit,
-                "reference": 0.0,
-                "reference_source": comparison.reference_source,
-                "relative_error": None,
-            }
+            if comparison is not None:
+                rows[f"{name}_rmse"] = _rmse_row(comparison)
+            for reference in system.all_references():
+                if reference.name == name and not reference.default:
+                    other = compare(found, {name: reference.value})[name]
+                    rows[f"{name}_rmse_{reference.label}"] = _rmse_row(other)
         else:
             rows[name] = {
                 "value": value.value,
@@ -193,6 +188,16 @@ def property_rows(
                 "relative_error": None if comparison is None else comparison.relative_error,
             }
     return rows
+
+
+def _rmse_row(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "value": comparison.rmse,
+        "unit": comparison.unit,
+        "reference": 0.0,
+        "reference_source": comparison.reference_source,
+        "relative_error": None,
+    }
 
 
 def compute_properties(
@@ -286,7 +291,6 @@ def run_job(
             **(provenance or {}),
         },
     )
-    references = system.references() if system is not None else {}
 
     def assess(checkpoint: Checkpoint) -> None:
         stage = checkpoint.stage
@@ -306,7 +310,7 @@ def run_job(
 
             calculator = FineTunedCalculator(checkpoint, device=config.device)
             found, failures = compute_properties(system, calculator, properties, reporter, stage)
-            folder.add_quantities(stage, found, references)
+            folder.add_quantities(stage, found, system)
             folder.results["failures"][stage] = failures
         folder.write()
 

@@ -112,9 +112,7 @@ def elastic_errors(
 
 def gsfe_curves(
     panels: Mapping[str, Mapping[str, Curve]],
-    references: Mapping[str, Curve],
-    *,
-    reference_label: str = "DFT",
+    references: Mapping[str, Mapping[str, Curve]],
 ) -> Figure:
     """Draw GSFE curves of several stages beside the reference points.
 
@@ -122,10 +120,8 @@ def gsfe_curves(
     ----------
     panels : mapping of str to mapping of str to Curve
         Per panel title, for example ``"{110} rigid"``, the curves by stage or model.
-    references : mapping of str to Curve
-        Reference points by panel title; a panel without reference is drawn without.
-    reference_label : str
-        Their name in the legend.
+    references : mapping of str to mapping of str to Curve
+        Per panel title, reference points by their name in the legend; may lack panels.
 
     Returns
     -------
@@ -147,18 +143,18 @@ def gsfe_curves(
             axes.plot(
                 fine, curve.at(fine), ls=LINES[k % len(LINES)], color=color, label=_label(stage)
             )
-        if title in references:
-            reference = references[title]
+        for k, (label, reference) in enumerate(references.get(title, {}).items()):
             _require_units(reference, "b", "J/m^2", title)
             axes.plot(
                 reference.x,
                 reference.y,
-                "o",
+                MARKERS[k % len(MARKERS)],
+                ls="none",
                 ms=4.5,
                 mfc="white",
                 mec=BLACK,
                 mew=1.0,
-                label=reference_label,
+                label=label,
                 clip_on=False,
                 zorder=5,
             )

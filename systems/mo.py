@@ -21,8 +21,6 @@ from systems.system import DATA, Progress, System
 A0 = 3.16  # A, start of relaxations
 # Right-handed with the slip along +[111]: on {121} +x is then the anti-twinning sense.
 PLANES = {"110": (1, -1, 0), "121": (1, -2, 1)}
-# The published curves, which are the reference, are of this kind: see systems/dft/mo_references.py.
-GSFE_MODE: Literal["rigid", "relaxed"] = "rigid"
 
 
 def _lattice(calculator: Any, progress: Progress | None) -> LatticeResult:
@@ -33,7 +31,9 @@ def _elastic(calculator: Any, progress: Progress | None) -> ElasticResult:
     return elastic_tensor(bulk("Mo", "bcc", a=A0), calculator, symmetry="cubic", progress=progress)
 
 
-def _gsfe(plane: str, calculator: Any, progress: Progress | None) -> GSFEResult:
+def _gsfe(
+    plane: str, mode: Literal["rigid", "relaxed"], calculator: Any, progress: Progress | None
+) -> GSFEResult:
     crystal = relax(bulk("Mo", "bcc", a=A0), calculator, cell=True).atoms
     return gsfe_curve(
         "Mo",
@@ -42,7 +42,7 @@ def _gsfe(plane: str, calculator: Any, progress: Progress | None) -> GSFEResult:
         PLANES[plane],
         (1, 1, 1),
         calculator,
-        mode=GSFE_MODE,
+        mode=mode,
         progress=progress,
     )
 
@@ -60,7 +60,9 @@ SYSTEM = System(
     computations={
         "lattice": _lattice,
         "elastic": _elastic,
-        "gsfe_110": partial(_gsfe, "110"),
-        "gsfe_121": partial(_gsfe, "121"),
+        "gsfe_110_rigid": partial(_gsfe, "110", "rigid"),
+        "gsfe_110_relaxed": partial(_gsfe, "110", "relaxed"),
+        "gsfe_121_rigid": partial(_gsfe, "121", "rigid"),
+        "gsfe_121_relaxed": partial(_gsfe, "121", "relaxed"),
     },
 )

@@ -21,7 +21,6 @@ from systems.system import DATA
 IN_DISTRIBUTION = {
     "eos",
     "strain",
-    "elastic",
     "rattle_300K",
     "rattle_1200K",
     "slip_110",
@@ -40,8 +39,8 @@ def splits(mo):
 
 
 @pytest.fixture(scope="module")
-def frames(splits):
-    return {a.info["id"]: a for members in splits.values() for a in members}
+def frames(mo):
+    return {a.info["id"]: a for a in iterate_frames(mo.data_file)}
 
 
 def family(frames, name):
@@ -83,6 +82,8 @@ def test_splits_are_disjoint_and_cover_the_families(splits):
         assert {a.info["config_type"] for a in splits[split]} == IN_DISTRIBUTION, split
     assert {"rattle_2400K", "vacancy"} <= {a.info["config_type"] for a in splits["test_ood"]}
     assert not {a.info["config_type"] for a in splits["test_ood"]} & IN_DISTRIBUTION
+    # The cells that define the reference elastic constants are in no set.
+    assert "elastic" not in {a.info["config_type"] for s in splits.values() for a in s}
 
 
 def test_split_does_not_depend_on_the_other_frames(frames):
@@ -193,9 +194,9 @@ def test_published_references_are_there_with_their_sources(mo):
         curves = [
             r
             for (n, label), r in stored.items()
-            if n.startswith(f"gsfe_{plane}") and label == "tutorial"
+            if n.startswith(f"gsfe_{plane}") and label == "published"
         ]
-        assert len(curves) == 1 and curves[0].default
+        assert len(curves) == 2 and not any(c.default for c in curves)
         assert np.array_equal(curves[0].value.y, values)
         assert curves[0].value.x == pytest.approx(np.arange(12) / 11)
         assert "2506.21935" in curves[0].value.source
@@ -203,13 +204,44 @@ def test_published_references_are_there_with_their_sources(mo):
 
 @pytest.mark.parametrize("plane", ["110", "121"])
 def test_own_rigid_slip_energies_beside_the_published_curve(mo, plane):
-    """Six planes per fault and another DFT code: 0.1 J/m^2 of 1.5; see the issue of the mode."""
+    """Ours are rigid and lie 5 to 12 % above the published points of unknown mode.
+
+    Relaxation along the normal lowers ours by more than the difference (next test), so the
+    published curve is neither our rigid nor our relaxed one; k-meshes account for about 4 %.
+    """
     stored = {(ref.name, ref.label): ref.value for ref in mo.all_references()}
     ours = stored[f"gsfe_{plane}_rigid", "gpaw"]
-    assert ours.x == pytest.approx(sorted(RIGID_SLIPS[plane]))
-    published = dict(zip(np.arange(12) / 11, PUBLISHED_GSFE[plane], strict=True))
-    for x, gamma in zip(ours.x, ours.y, strict=True):
-        assert gamma == pytest.approx(published[x], abs=0.1), x
+    published = dict(zip(range(12), PUBLISHED_GSFE[plane], strict=True))
+    inner = [
+        (gamma, published[round(11 * x)])
+        for x, gamma in zip(ours.x, ours.y, strict=True)
+        if 0 < x < 1
+    ]
+    assert len(inner) >= 2
+    for gamma, theirs in inner:
+        assert 1.0 < gamma / theirs < 1.13
+    assert ours.y[0] == ours.y[-1] == 0.0
+
+
+def test_relaxation_along_the_normal_lowers_the_slip_energy(frames):
+    """The stored near-relaxed cell at x = 4/11 lies below rigid and published energies."""
+    zero, rigid, relaxed = (frames[f"slip_121_{i:02d}"] for i in (0, 5, 12))
+    area = np.linalg.norm(np.cross(zero.cell[0], zero.cell[1]))
+    gamma = [
+        (a.info["REF_energy"] - zero.info["REF_energy"]) / area * units.m**2 / units.J
+        for a in (rigid, relaxed)
+    ]
+    assert gamma[1] < PUBLISHED_GSFE["121"][4] < gamma[0]
+    pull = [np.abs(a.arrays["REF_forces"][:, 2]).max() for a in (rigid, relaxed)]
+    assert pull[1] < 0.4 * pull[0]
+
+
+def test_slip_energy_is_asymmetric_on_121_with_the_anti_twinning_side_higher(frames):
+    """The rigid DFT curve is itself asymmetric; +x is the anti-twinning sense, as published."""
+    zero, early, late = (frames[f"slip_121_{i:02d}"].info["REF_energy"] for i in (0, 5, 3))
+    assert (early - zero) / (late - zero) == pytest.approx(
+        PUBLISHED_GSFE["121"][4] / PUBLISHED_GSFE["121"][7], rel=0.05
+    )
 
 
 def test_slip_by_a_lattice_vector_gives_the_crystal_back():

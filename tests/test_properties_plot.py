@@ -47,7 +47,7 @@ def figures():
     gsfe = {title: {"zero_shot": gamma(height=1.0), "refined": gamma()} for title in "abc"}
     return {
         "elastic": elastic_errors(comparisons(), target=0.03),
-        "gsfe": gsfe_curves(gsfe, {"a": gamma(9)}),
+        "gsfe": gsfe_curves(gsfe, {"a": {"DFT": gamma(9)}}),
         "eos": equation_of_state({"zero_shot": energies(0.2), "DFT": energies()}),
     }
 
@@ -72,7 +72,7 @@ def test_chosen_names_keep_their_order():
 
 
 def test_gsfe_panels_show_curves_and_reference_points():
-    figure = gsfe_curves({"{110} rigid": {"refined": gamma()}}, {"{110} rigid": gamma(9)})
+    figure = gsfe_curves({"{110} rigid": {"refined": gamma()}}, {"{110} rigid": {"DFT": gamma(9)}})
     axes = figure.axes[0]
     by_label = {line.get_label(): line for line in axes.lines}
     assert axes.get_title() == "{110} rigid"

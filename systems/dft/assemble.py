@@ -17,16 +17,22 @@ from systems.system import DATA, SPLITS
 
 # Position within a family, modulo the length. The split of a frame never changes as a shard grows.
 CYCLE = ("train", "train", "train", "valid", "test_id", "train")
+REFERENCE = "reference"
 # These differ from run to run and say nothing of the label.
 DROPPED = ("wall_s", "scf_iterations")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a file comes about: shards, families never trained on, and references."""
+    """How a file comes about: shards, families never trained on, and references.
+
+    Frames of ``reference_only`` families define reference values, so they are in no set that a
+    model is trained or tested on.
+    """
 
     shards: tuple[str, ...]
     out_of_distribution: frozenset[str]
+    reference_only: frozenset[str]
     references: Callable[[Mapping[str, Atoms]], list[Reference]]
 
 
@@ -34,6 +40,7 @@ RECIPES = {
     "mo": Recipe(
         ("mo_gpaw.extxyz",),
         frozenset({"rattle_2400K", "vacancy", "surface_110", "surface_100"}),
+        frozenset({"elastic"}),
         mo_references.references,
     ),
 }
@@ -43,6 +50,8 @@ def split_of(atoms: Atoms, recipe: Recipe) -> str:
     """Return the split of a frame; depends on its family and on the number in its id only."""
     if atoms.info["config_type"] in recipe.out_of_distribution:
         return "test_ood"
+    if atoms.info["config_type"] in recipe.reference_only:
+        return REFERENCE
     number = int(str(atoms.info["id"]).rsplit("_", 1)[1])
     return CYCLE[number % len(CYCLE)]
 
@@ -60,7 +69,7 @@ def assemble(name: str, path: Path | None = None) -> Path:
             atoms.info.pop(dropped, None)
         atoms.info["split"] = split_of(atoms, recipe)
         stored.append(atoms)
-    stored.sort(key=lambda atoms: SPLITS.index(atoms.info["split"]))
+    stored.sort(key=lambda atoms: (*SPLITS, REFERENCE).index(atoms.info["split"]))
     target = system.data_file if path is None else path
     part = target.with_suffix(".part")
     write_frames(

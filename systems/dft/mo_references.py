@@ -1,7 +1,7 @@
 """Reference values of bcc Mo: published ones, and ours from the labelled frames.
 
-Models are compared with our own GPAW values, the level of theory of the labels, except for the
-GSFE curves, of which we have single points only.
+Models are compared with our own GPAW values, the level of theory of the labels. Of the GSFE these
+are single rigid points; the published curves, whose mode is not stated, stand beside both modes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ PUBLISHED_GSFE = {
     "121": (0.0, 0.22114, 0.73539, 1.20993, 1.46582, 1.50960, 1.41186, 1.25574, 1.02979, 0.66239,
             0.21274, -0.00425),
 }  # fmt: skip
-PUBLISHED_GSFE_MODE = "rigid"
 
 
 def equation_of_state(frames: Mapping[str, Atoms]) -> tuple[float, float]:
@@ -146,19 +145,21 @@ def references(frames: Mapping[str, Atoms]) -> list[Reference]:
 def _gsfe_references(
     plane: str, values: tuple[float, ...], frames: Mapping[str, Atoms], ours: str
 ) -> list[Reference]:
-    kind = f"{plane}_{PUBLISHED_GSFE_MODE}"
-    curve = Curve(
-        np.linspace(0.0, 1.0, len(values)), np.array(values), "b", "J/m^2", TUTORIAL, periodic=True
-    )
-    top = float(curve.at(np.linspace(0.0, 1.0, 4001)).max())
-    source = f"{TUTORIAL}; maximum of the periodic cubic interpolation"
-    found = [
-        Reference(f"gsfe_{kind}", "tutorial", curve, True),
-        Reference(f"gamma_usf_{kind}", "tutorial", Quantity(top, "J/m^2", source), True),
-    ]
+    """Our rigid points, of the level of the labels, and the published curve beside both modes."""
     x, gamma = rigid_gsfe(frames, plane)
     points = Curve(
         np.array(x), np.array(gamma), "b", "J/m^2", f"{ours}; rigid, a = 3.16 A, 6 planes"
     )
-    found.append(Reference(f"gsfe_{plane}_rigid", "gpaw", points, False))
+    found = [Reference(f"gsfe_{plane}_rigid", "gpaw", points, True)]
+    curve = Curve(
+        np.linspace(0.0, 1.0, len(values)), np.array(values), "b", "J/m^2", TUTORIAL, periodic=True
+    )
+    top = float(curve.at(np.linspace(0.0, 1.0, 4001)).max())
+    source = f"{TUTORIAL}; maximum of the periodic cubic interpolation; mode not stated"
+    for mode in ("rigid", "relaxed"):
+        kind = f"{plane}_{mode}"
+        found += [
+            Reference(f"gsfe_{kind}", "published", curve, False),
+            Reference(f"gamma_usf_{kind}", "published", Quantity(top, "J/m^2", source), False),
+        ]
     return found
