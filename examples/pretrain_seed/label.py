@@ -50,7 +50,7 @@ def main() -> None:
         target, seen = args.out / path.name, args.out / f"{path.stem}.done"
         done = set(seen.read_text().split()) if seen.exists() else set()
         todo = [a for a in read(path, ":") if a.info["sample_id"] not in done]
-        teacher = teacher_name(path.stem)
+        teacher = teacher_name(path.stem.partition("-")[0])
         if todo and teacher not in calculators:
             calculators[teacher] = snap() if teacher == "snap" else sevennet(teacher)
         dropped, start = 0, time.monotonic()

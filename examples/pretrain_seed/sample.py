@@ -5,8 +5,8 @@ Run in the environment of README.md::
     python sample.py --out work/structures
 
 Families made by molecular dynamics or relaxation (melts, acetylacetone, liquids, water on
-graphene) are split by trajectory, all others by independent draw. Random seeds are 1000 + the
-family's index.
+graphene) are split by trajectory, all others by independent draw. Random seeds are
+1000 + 100 * batch + the family's index.
 """
 
 from __future__ import annotations
@@ -189,9 +189,9 @@ RUNS: dict[str, Callable[[Generator], list[list[Atoms]]]] = {
 }
 
 
-def draw(family: str) -> list[Atoms]:
+def draw(family: str, batch: int) -> list[Atoms]:
     """Structures of one family with `config_type`, `split` and `sample_id` in ``info``."""
-    rng = np.random.default_rng(1000 + FAMILIES.index(family))
+    rng = np.random.default_rng(1000 + 100 * batch + FAMILIES.index(family))
     out: list[Atoms] = []
     if family in STATIC:
         frames = STATIC[family](rng)
@@ -211,7 +211,11 @@ def draw(family: str) -> list[Atoms]:
             out += run
             splits += [name] * len(run)
     for i, (atoms, split) in enumerate(zip(out, splits, strict=True)):
-        atoms.info = {"config_type": family, "split": split, "sample_id": f"{family}-{i:04d}"}
+        atoms.info = {
+            "config_type": family,
+            "split": split,
+            "sample_id": f"{family}-{batch}-{i:04d}",
+        }
     return out
 
 
@@ -219,14 +223,15 @@ def main() -> None:
     """Write every family that has no shard yet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--batch", type=int, default=0, help="further independent draws")
     parser.add_argument("--families", nargs="*", default=list(FAMILIES), choices=FAMILIES)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     for family in args.families:
-        path = args.out / f"{family}.extxyz"
+        path = args.out / f"{family}-{args.batch}.extxyz"
         if path.exists():
             continue
-        frames = draw(family)
+        frames = draw(family, args.batch)
         partial = path.with_suffix(".part")
         write(partial, frames, format="extxyz")
         os.replace(partial, path)

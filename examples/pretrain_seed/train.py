@@ -4,8 +4,9 @@ Runs in the project's environment::
 
     python train.py --labels data --out runs/seed
 
-A run that was stopped goes on with ``--resume``. The held-out errors per family are printed and
-stored in the checkpoint's metrics.
+A run that was stopped goes on with ``--resume``; ``--foundation CHECKPOINT`` starts from a trained
+model instead of random weights, for a second pass at a lower rate. The held-out errors per family
+are printed and stored in the checkpoint's metrics.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ def main() -> None:
         "--max-force", type=float, default=20.0, help="eV/A, frames above are left out"
     )
     parser.add_argument("--families", nargs="*")
+    parser.add_argument("--foundation", default="scratch")
     parser.add_argument("--epochs", type=int, default=45)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--lr", type=float, default=5e-3)
@@ -121,9 +123,10 @@ def main() -> None:
         "correlation": args.correlation,
         "r_max": args.r_max,
     }
+    scratch = args.foundation == "scratch"
     config = TrainConfig(
-        foundation="scratch",
-        architecture=architecture,
+        foundation=args.foundation,
+        architecture=architecture if scratch else {},
         lr=args.lr,
         schedule="cosine",
         warmup_fraction=0.01,
@@ -132,7 +135,7 @@ def main() -> None:
         energy_weight=args.energy_weight,
         forces_weight=args.forces_weight,
         stress_weight=args.stress_weight,
-        E0s=args.E0s,
+        E0s=args.E0s if scratch else "foundation",
         ema_decay=args.ema,
         clip=10.0,
         default_dtype="float32",
