@@ -207,7 +207,7 @@ def test_own_rigid_slip_energies_beside_the_published_curve(mo, plane):
     """Ours are rigid and lie 5 to 12 % above the published points of unknown mode.
 
     Relaxation along the normal lowers ours by more than the difference (next test), so the
-    published curve is neither our rigid nor our relaxed one; k-meshes account for about 4 %.
+    published curve is neither our rigid nor our fully relaxed one.
     """
     stored = {(ref.name, ref.label): ref.value for ref in mo.all_references()}
     ours = stored[f"gsfe_{plane}_rigid", "gpaw"]
@@ -234,6 +234,13 @@ def test_relaxation_along_the_normal_lowers_the_slip_energy(frames):
     assert gamma[1] < PUBLISHED_GSFE["121"][4] < gamma[0]
     pull = [np.abs(a.arrays["REF_forces"][:, 2]).max() for a in (rigid, relaxed)]
     assert pull[1] < 0.4 * pull[0]
+
+
+def test_six_planes_are_enough_for_a_rigid_fault(frames):
+    """Twice the planes, with the folded k-mesh, give the same slip energy."""
+    zero, short, long = (frames[f"slip_121_{i:02d}"].info["REF_energy"] for i in (0, 5, 18))
+    assert len(frames["slip_121_18"]) == 2 * len(frames["slip_121_00"])
+    assert long - 2 * zero == pytest.approx(short - zero, rel=0.01)
 
 
 def test_slip_energy_is_asymmetric_on_121_with_the_anti_twinning_side_higher(frames):

@@ -16,12 +16,14 @@ import numpy as np
 from ase import Atoms
 
 from systems.dft.mo_frames import A0
-from systems.dft.mo_gpaw import CONVERGENCE
+from systems.dft.mo_gpaw import CONVERGENCE, LABELS
 from systems.dft.mo_references import EV_PER_A3_IN_GPA, elastic_differences
 from systems.dft.shards import read_shard
 from systems.system import DATA
 
 TABLE = DATA / "mo_convergence.json"
+# The strained cells at the settings of the labels are frames of the label shard.
+AT_LABEL_SETTINGS = {"elastic_06": "xx_-10", "elastic_04": "xx_+10", "elastic_05": "yz_+10"}
 COMMAND = "python -m systems.dft.mo_gpaw --convergence && python -m systems.dft.mo_convergence"
 
 
@@ -61,6 +63,9 @@ def table() -> list[dict[str, Any]]:
         if match is None:
             raise ValueError(f"{CONVERGENCE} holds the frame {name!r}; remove it.")
         settings[match[1]][match[2]] = atoms
+    labels = read_shard(LABELS)
+    for name, strain in AT_LABEL_SETTINGS.items():
+        settings["conv_k8_pw550"][strain] = labels[name]
     return [row(frames) for frames in settings.values() if len(frames) == 8]
 
 
