@@ -257,13 +257,19 @@ def label_jobs() -> list[Job]:
     jobs += [_relaxed_job(12, 4 / 11), _long_slip_job()]
     for i in (3, 4):
         jobs += [_rattle_job(family, i) for family in ("rattle_300K", "rattle_1200K")]
-    jobs += [_slip_job("110", 4), _slip_job("121", 4), _slip_job("110", 3), _vacancy_job(0)]
+    jobs += [_slip_job("110", 4), _slip_job("121", 4), _slip_job("110", 3)]
+    jobs += [_rattle_job(family, 2) for family in ("rattle_300K", "rattle_1200K")]
+    jobs.append(_vacancy_job(0))
+    jobs += [_rattle_job(family, 1) for family in ("rattle_300K", "rattle_1200K")]
+    jobs += [_slip_job("121", 1), _slip_job("110", 1)]
     jobs += [_slip_job("121", 19), _slip_job("110", 22), _slip_job("121", 22)]
     jobs += [_slip_job("110", 19), _slip_job("121", 21), _relaxed_job(13, 7 / 11)]
     later = (1, 2, 6, 7, 8, 9, 10)
     for turn, i in enumerate(later):
-        jobs += [_rattle_job(family, i) for family in ("rattle_300K", "rattle_1200K")]
-        jobs += [_slip_job(plane, i) for plane in ("110", "121")]
+        if i > 2:
+            jobs += [_rattle_job(family, i) for family in ("rattle_300K", "rattle_1200K")]
+        if i > 1:
+            jobs += [_slip_job(plane, i) for plane in ("110", "121")]
         jobs.append(_rattle_job("rattle_2400K", turn + 1))
         if turn % 2 == 1:
             jobs.append(_vacancy_job(turn // 2 + 1))
