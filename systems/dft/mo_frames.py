@@ -259,7 +259,7 @@ def label_jobs() -> list[Job]:
         jobs += [_rattle_job(family, i) for family in ("rattle_300K", "rattle_1200K")]
     jobs += [_slip_job("110", 4), _slip_job("121", 4), _slip_job("110", 3)]
     jobs += [_rattle_job(family, 2) for family in ("rattle_300K", "rattle_1200K")]
-    jobs.append(_vacancy_job(0))
+    jobs += [_vacancy_job(0), *(_rattle_job("rattle_2400K", i) for i in (2, 3))]
     jobs += [_rattle_job(family, 1) for family in ("rattle_300K", "rattle_1200K")]
     jobs += [_slip_job("121", 1), _slip_job("110", 1)]
     jobs += [_slip_job("121", 19), _slip_job("110", 22), _slip_job("121", 22)]
@@ -270,7 +270,7 @@ def label_jobs() -> list[Job]:
             jobs += [_rattle_job(family, i) for family in ("rattle_300K", "rattle_1200K")]
         if i > 1:
             jobs += [_slip_job(plane, i) for plane in ("110", "121")]
-        jobs.append(_rattle_job("rattle_2400K", turn + 1))
+        jobs.append(_rattle_job("rattle_2400K", 1 if turn == 0 else turn + 3))
         if turn % 2 == 1:
             jobs.append(_vacancy_job(turn // 2 + 1))
         if turn in (3, 4, 5):
