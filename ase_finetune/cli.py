@@ -200,11 +200,9 @@ def _show(results: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(results, indent=1))
         return
-    from rich.console import Console
+    from ase_finetune.terminal import error_table, property_table, table_console
 
-    from ase_finetune.terminal import error_table, property_table
-
-    console = Console()
+    console = table_console()
     if results.get("errors"):
         console.print(error_table(results["errors"], "Errors (RMSE)"))
     for split in _held_out(results):

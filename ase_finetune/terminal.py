@@ -78,49 +78,60 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 
 def error_table(errors: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str) -> Table:
-    """Make a table of errors: split by split (or type by type), stage by stage."""
+    """Make a table of errors: set by set (or type by type), one row per stage."""
     table = Table(title=title, title_justify="left")
-    table.add_column("frames")
-    table.add_column("n", justify="right")
-    for stage in errors:
-        for unit in ("meV/atom", "meV/A", "meV/A^3"):
-            table.add_column(f"{STAGES.get(stage, stage)}\n{unit}", justify="right")
-    names = dict.fromkeys(name for rows in errors.values() for name in rows)
-    for name in names:
-        cells = [name, str(next(iter(errors.values()))[name]["n_frames"])]
-        for rows in errors.values():
+    table.add_column("frames", no_wrap=True)
+    table.add_column("n", justify="right", no_wrap=True)
+    table.add_column("stage", no_wrap=True)
+    for label in ("E meV/atom", "F meV/A", "S meV/A^3"):
+        table.add_column(label, justify="right", no_wrap=True)
+    for name in dict.fromkeys(name for rows in errors.values() for name in rows):
+        for k, (stage, rows) in enumerate(errors.items()):
             row = rows[name]
-            cells += [
+            table.add_row(
+                "" if k else name,
+                "" if k else str(row["n_frames"]),
+                STAGES.get(stage, stage),
                 _number(row["energy_rmse_meV_per_atom"]),
                 _number(row["force_rmse_meV_per_A"], 1),
                 _number(row["stress_rmse_meV_per_A3"]),
-            ]
-        table.add_row(*cells)
+                end_section=k == len(errors) - 1,
+            )
     return table
 
 
 def property_table(properties: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
-    """Make a table of properties beside their references."""
-    table = Table(title="Properties", title_justify="left")
-    table.add_column("property")
-    table.add_column("unit")
-    table.add_column("reference", justify="right")
+    """Make a table of properties beside their references, the relative error in brackets."""
+    table = Table(title="Properties (relative error)", title_justify="left")
+    table.add_column("property", no_wrap=True)
+    table.add_column("unit", no_wrap=True)
+    table.add_column("reference", justify="right", no_wrap=True)
     for stage in properties:
-        table.add_column(STAGES.get(stage, stage), justify="right")
-        table.add_column("error", justify="right")
+        table.add_column(STAGES.get(stage, stage), justify="right", no_wrap=True)
     rows = {name: row for stage in properties.values() for name, row in stage.items()}
     for name, row in rows.items():
-        cells: list[str] = [name, str(row["unit"]), _significant(row["reference"])]
+        reference = "-" if "_rmse" in name else _significant(row["reference"])
+        cells: list[str] = [name, str(row["unit"]), reference]
         for found in properties.values():
             here = found.get(name)
-            error = None if here is None else here["relative_error"]
-            cells += [
-                "-" if here is None else _significant(here["value"]),
-                "" if error is None else f"{100 * error:+.1f} %",
-            ]
+            cells.append("-" if here is None else _with_error(here))
         table.add_row(*cells)
     return table
 
 
+def _with_error(row: Mapping[str, Any]) -> str:
+    error = row["relative_error"]
+    text = _significant(row["value"])
+    return text if error is None else f"{text} ({100 * error:+.1f} %)"
+
+
 def _significant(value: float | None) -> str:
     return "-" if value is None else f"{value:.5g}"
+
+
+def table_console() -> Console:
+    """Return the console of tables; where nobody watches, wide enough that nothing is cut."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 140)
+    return console
