@@ -39,10 +39,14 @@ ARCHITECTURE: dict[str, Any] = {
 }
 
 
-def load(folder: Path, max_force: float, families: list[str] | None) -> Splits:
-    """Read every labelled family below `max_force` (eV/A); the splits are named in the frames."""
+def load(
+    folder: Path, max_force: float, families: list[str] | None, batches: list[int] | None = None
+) -> Splits:
+    """Read labelled families below `max_force` (eV/A); the splits are named in the frames."""
     named: dict[str, list[Atoms]] = {"train": [], "valid": [], "test": []}
     for path in sorted([*folder.glob("*.extxyz"), *folder.glob("*.extxyz.xz")]):
+        if batches is not None and int(path.name.split(".")[0].rpartition("-")[2]) not in batches:
+            continue
         for atoms in read(path, ":", format="extxyz"):
             if families is not None and atoms.info["config_type"] not in families:
                 continue
@@ -93,10 +97,12 @@ def main() -> None:
         "--max-force", type=float, default=20.0, help="eV/A, frames above are left out"
     )
     parser.add_argument("--families", nargs="*")
+    parser.add_argument("--batches", nargs="*", type=int, help="of sample.py; default all")
     parser.add_argument("--foundation", default="scratch")
     parser.add_argument("--epochs", type=int, default=45)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--lr", type=float, default=5e-3)
+    parser.add_argument("--schedule", default="cosine", choices=["cosine", "constant"])
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--energy-weight", type=float, default=40.0)
     parser.add_argument("--forces-weight", type=float, default=10.0)
@@ -110,7 +116,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
-    splits = load(args.labels, args.max_force, args.families)
+    splits = load(args.labels, args.max_force, args.families, args.batches)
     atoms = sum(map(len, splits.train))
     print(
         f"{len(splits.train)} frames to train on, {atoms} atoms; {len(splits.valid)} valid",
@@ -128,7 +134,7 @@ def main() -> None:
         foundation=args.foundation,
         architecture=architecture if scratch else {},
         lr=args.lr,
-        schedule="cosine",
+        schedule=args.schedule,
         warmup_fraction=0.01,
         epochs=args.epochs,
         batch_size=args.batch_size,
