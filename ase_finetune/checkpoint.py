@@ -189,6 +189,8 @@ class Checkpoint:
         except OSError as error:
             raise CheckpointError(f"Cannot write {target}: {error.strerror}.") from error
         finally:
+            if retired.exists() and not target.exists():
+                os.rename(retired, target)  # stopped between the two renames
             shutil.rmtree(temporary, ignore_errors=True)
             shutil.rmtree(retired, ignore_errors=True)
         return target

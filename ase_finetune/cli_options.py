@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,7 @@ def train_options(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 _KINDS: dict[str, type] = {"head": str, "lr": float}
 
 
@@ -120,7 +122,18 @@ def read_config(path: Path | None) -> dict[str, Any]:
         return {}
     if not isinstance(content, Mapping):
         raise ConfigError(f"{path} must hold settings as 'name: value' lines.")
-    return {str(key): value for key, value in content.items()}
+    return {str(key): _numbers(value) for key, value in content.items()}
+
+
+def _numbers(value: Any) -> Any:
+    """Read 1e-3 as a number: YAML 1.1 takes it for text unless it is written 1.0e-3."""
+    if isinstance(value, Mapping):
+        return {key: _numbers(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_numbers(entry) for entry in value]
+    if isinstance(value, str) and _EXPONENT.fullmatch(value):
+        return float(value)
+    return value
 
 
 def resolve(

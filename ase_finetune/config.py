@@ -23,7 +23,12 @@ def _choose(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def _number(name: str, value: object, low: float, high: float = math.inf) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or not low <= value <= high
+    ):
         bound = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
         raise ConfigError(f"{name} is {value!r}; it must be a number {bound}.")
 
@@ -31,6 +36,16 @@ def _number(name: str, value: object, low: float, high: float = math.inf) -> Non
 def _whole(name: str, value: object, low: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {low}.")
+
+
+def _text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} is {value!r}; it must be text.")
+
+
+def _mapping(name: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name} is {value!r}; it must hold 'name: value' entries.")
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
@@ -109,6 +124,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         from ase_finetune.optimizers import check_optimizer
 
+        for name in ("foundation", "optimizer", "device", *(["head"] if self.head else [])):
+            _text(name, getattr(self, name))
+        for name in ("architecture", "optimizer_options"):
+            _mapping(name, getattr(self, name))
         check_optimizer(self.optimizer, self.optimizer_options)
         if self.lr is not None:
             _number("lr", self.lr, 1e-12)
@@ -121,6 +140,8 @@ class TrainConfig:
             _whole(name, getattr(self, name), 1)
         for name in ("patience", "seed"):
             _whole(name, getattr(self, name), 0)
+        if self.seed >= 2**32:
+            raise ConfigError(f"seed is {self.seed}; it must be below {2**32}.")
         weights = ("energy_weight", "forces_weight", "stress_weight")
         for name in weights:
             _number(name, getattr(self, name), 0.0)
@@ -128,6 +149,8 @@ class TrainConfig:
             raise ConfigError("All loss weights are zero; set at least one.")
         if isinstance(self.E0s, str):
             _choose("E0s", self.E0s, E0_MODES)
+        else:
+            _mapping("E0s", self.E0s)
         _number("ema_decay", self.ema_decay, 0.0, 0.999999)
         _number("clip", self.clip, 0.0)
         _choose("default_dtype", self.default_dtype, DTYPE_NAMES)
@@ -169,6 +192,7 @@ class RefineConfig:
 
     def __post_init__(self) -> None:
         _choose("method", self.method, ("lbfgs",))
+        _text("device", self.device)
         for name in ("evaluations", "history", "batch_atoms"):
             _whole(name, getattr(self, name), 1)
         _number("proximal", self.proximal, 0.0)

@@ -88,7 +88,8 @@ class Splits:
         """Read splits from files.
 
         Without a validation file, the splits that the frames name in `info["split"]` are taken
-        if every training frame names one; otherwise `split_frames` holds out `valid_fraction`.
+        if every frame names one and there are several; otherwise `split_frames` holds out
+        `valid_fraction`.
 
         Parameters
         ----------
@@ -125,6 +126,10 @@ class Splits:
         elif all("split" in frame.info for frame in frames):
             for frame in frames:
                 named.setdefault(str(frame.info["split"]), []).append(frame)
+            if len(named) == 1:
+                named = {}  # one name for all, as our HDF5 gives frames without one, splits nothing
+            elif "train" not in named:
+                return cls.from_named(named)  # which says what is missing
         if "train" not in named or "valid" not in named:
             pool = named.pop("train", frames)
             kept, held = split_frames(pool, valid_fraction=valid_fraction, by=by, seed=seed)

@@ -194,7 +194,8 @@ def _normalize(
     out.calc = None
     energy, forces = _find(frame, energy_key), _find(frame, forces_key)
     stress = _find(frame, stress_key)
-    for key in (energy_key, forces_key, stress_key):
+    # Labels under the default keys too, lest a frame without the named one falls back to them.
+    for key in (energy_key, forces_key, stress_key, ENERGY_KEY, FORCES_KEY, STRESS_KEY):
         out.info.pop(key, None)
         out.arrays.pop(key, None)
     if forces is None and len(frame) == 1:

@@ -84,7 +84,11 @@ def resolve_E0s(
             raise ConfigError(
                 f"E0s must give every element once; unknown {unknown}, lacking {lacking}."
             )
-        return E0s({z: float(mode[chemical_symbols[z]]) for z in elements}, "E0s: given")
+        try:
+            given = {z: float(mode[chemical_symbols[z]]) for z in elements}
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"E0s must be numbers in eV by element ({error}).") from error
+        return E0s(given, "E0s: given")
     if mode == "foundation":
         if foundation_E0s is None:
             raise ConfigError("E0s 'foundation' needs a foundation; use average or isolated.")

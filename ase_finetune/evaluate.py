@@ -11,7 +11,7 @@ from ase import Atoms
 
 from ase_finetune.architecture import DTYPES
 from ase_finetune.checkpoint import Checkpoint
-from ase_finetune.errors import DataError
+from ase_finetune.errors import ConfigError, DataError
 from ase_finetune.graphs import Graph, build_graph, collate, predict
 
 
@@ -101,9 +101,20 @@ def chunks(graphs: Sequence[Graph], batch_atoms: int) -> Iterator[list[Graph]]:
 
 
 def resolve_device(device: str) -> str:
-    """Turn ``auto`` into what is there."""
+    """Turn ``auto`` into what is there, and refuse what is not.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown device, or one that this machine lacks.
+    """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
+        raise ConfigError(f"device is {device!r}; choose cpu, cuda, cuda:N or auto.")
+    if kind == "cuda" and not int(index or 0) < torch.cuda.device_count():
+        raise ConfigError(f"There is no device {device!r} on this machine; choose cpu or auto.")
     return device
 
 

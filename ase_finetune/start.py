@@ -17,9 +17,10 @@ from ase_finetune.config import TrainConfig
 from ase_finetune.data import Splits, is_isolated_atom
 from ase_finetune.e0s import E0s, resolve_E0s
 from ase_finetune.errors import ConfigError, DataError
-from ase_finetune.evaluate import chunks
+from ase_finetune.evaluate import chunks, resolve_device
 from ase_finetune.foundations import SEED, Foundation, load_foundation
 from ase_finetune.graphs import Graph, build_graph, collate, predict
+from ase_finetune.optimizers import build_optimizer
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def prepare(splits: Splits, config: TrainConfig) -> Start:
     DataError, ConfigError, FoundationError
         If data, settings and foundation do not fit together.
     """
+    _check_settings(config)
     every = [*splits.train, *splits.valid, *(a for t in splits.tests.values() for a in t)]
     elements = sorted({int(z) for a in every for z in a.numbers})
     if not training_frames(splits.train):
@@ -90,6 +92,19 @@ def prepare(splits: Splits, config: TrainConfig) -> Start:
         data_hash=splits.data_hash(),
     )
     return Start(checkpoint, E0)
+
+
+def _check_settings(config: TrainConfig) -> None:
+    """Build the optimizer on a dummy and look for the device, before anything is computed."""
+    dummy = torch.nn.Parameter(torch.zeros(1))
+    build_optimizer(
+        config.optimizer,
+        [dummy],
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        options=config.optimizer_options,
+    )
+    resolve_device(config.device)
 
 
 def _energies(foundation: Foundation, frames: Sequence[Atoms]) -> np.ndarray:
@@ -132,7 +147,10 @@ def _from_scratch(frames: Sequence[Atoms], elements: Sequence[int], config: Trai
             f"Unknown architecture keys {unknown}; valid are {', '.join(sorted(_DEFAULTS))}."
         )
     chosen = training_frames(frames)
-    graphs = [build_graph(a, elements, described["r_max"], dtype=torch.float64) for a in chosen]
+    cutoff = described["r_max"]
+    if isinstance(cutoff, bool) or not isinstance(cutoff, (int, float)) or not 0 < cutoff < 100:
+        raise ConfigError(f"architecture r_max is {cutoff!r}; it must be a length in A.")
+    graphs = [build_graph(a, elements, cutoff, dtype=torch.float64) for a in chosen]
     n_atoms = sum(g.n_atoms for g in graphs)
     described["avg_num_neighbors"] = max(
         1.0, sum(g.edge_index.shape[1] for g in graphs) / max(n_atoms, 1)

@@ -153,12 +153,17 @@ class _Trainer:
         backup = self._state_dict()
         try:
             loss = self._pass()
+            with use_weights(self.module, evaluation_weights(self.module, self.average)):
+                force, energy = force_rmse(self.module, self.valid, self.n_elements, self.device)
+            if not math.isfinite(force):
+                raise TrainingDivergedError(
+                    f"Training diverged in epoch {state.epoch + 1}: the validation forces are "
+                    "not finite; lower --lr."
+                )
         except BaseException:
-            # An epoch is all or nothing, so that a resumed run repeats it exactly.
+            # An epoch is all or nothing, validation too, so that a resumed run repeats it exactly.
             self._load_state_dict(backup)
             raise
-        with use_weights(self.module, evaluation_weights(self.module, self.average)):
-            force, energy = force_rmse(self.module, self.valid, self.n_elements, self.device)
         if force < state.best_score:
             state.best_score, state.best_epoch = force, state.epoch
             state.best = evaluation_weights(self.module, self.average)
@@ -248,9 +253,10 @@ class _Trainer:
     def _identity(self) -> str:
         """What a state must share with the run that continues it."""
         config = dataclasses.asdict(self.config)
-        for changeable in ("epochs", "patience", "device"):
-            if not (changeable == "epochs" and self.config.schedule != "constant"):
-                config.pop(changeable)
+        # Learning rates that depend on the number of steps fix the number of epochs.
+        fixed = self.config.schedule != "constant" or self.config.warmup_fraction > 0
+        for changeable in ("patience", "device", *(() if fixed else ("epochs",))):
+            config.pop(changeable)
         return json.dumps(
             {
                 "config": config,

@@ -90,6 +90,24 @@ def edit(folder, **changes):
     path.write_text(json.dumps(document))
 
 
+def test_a_failed_replacement_leaves_the_old_one(checkpoint, tmp_path, monkeypatch):
+    target = checkpoint.save(tmp_path / "model")
+    before = (target / "checkpoint.json").read_bytes()
+    real, calls = os.rename, []
+
+    def rename(source, destination):
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        real(source, destination)
+
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="No space"):
+        patch.setattr(os, "rename", rename)
+        checkpoint.save(target)
+    assert (target / "checkpoint.json").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ase_finetune.cli_options import read_config
 from ase_finetune.config import RefineConfig, TrainConfig, from_mapping
 from ase_finetune.errors import ConfigError
+from ase_finetune.evaluate import resolve_device
 from ase_finetune.optimizers import build_optimizer, list_optimizers
 
 
@@ -26,6 +28,12 @@ from ase_finetune.optimizers import build_optimizer, list_optimizers
         ({"energy_weight": 0, "forces_weight": 0, "stress_weight": 0}, "All loss weights"),
         ({"architecture": {"r_max": 4.0}}, "scratch"),
         ({"optimizer_options": {"lr": 1.0}}, "Set lr itself"),
+        ({"optimizer_options": 3}, "optimizer_options is 3"),
+        ({"foundation": 3}, "foundation is 3"),
+        ({"device": 3}, "device is 3"),
+        ({"E0s": 3}, "E0s is 3"),
+        ({"seed": 2**32}, "seed is 4294967296"),
+        ({"clip": float("inf")}, "clip is inf"),
     ],
 )
 def test_bad_training_settings(values, sentence):
@@ -55,6 +63,28 @@ def test_optimizers_keep_dtype_and_obey_groups(name):
     assert parameters[0].dtype == torch.float64
     assert moved[0] > 1e-3
     assert moved[1] < 1e-4
+
+
+def test_numbers_that_yaml_takes_for_text(tmp_path):
+    path = tmp_path / "settings.yaml"
+    path.write_text("lr: 1e-3\noptimizer_options: {betas: [9E-1, 0.99]}\nfoundation: 1e5x\n")
+    found = read_config(path)
+    assert found == {
+        "lr": 1e-3,
+        "optimizer_options": {"betas": [0.9, 0.99]},
+        "foundation": "1e5x",
+    }
+
+
+def test_impossible_option_of_an_optimizer():
+    with pytest.raises(ConfigError, match="does not take these settings"):
+        build_optimizer("adamw", [torch.nn.Parameter(torch.ones(1))], options={"betas": 2})
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "cuda:x", "tpu"])
+def test_devices_that_are_not_there(device):
+    with pytest.raises(ConfigError, match="device"):
+        resolve_device(device)
 
 
 def test_unknown_option_of_an_optimizer():

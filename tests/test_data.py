@@ -162,6 +162,22 @@ def test_missing_keys_are_listed(tmp_path):
         read_frames(tmp_path / "bare.xyz")
 
 
+def test_a_named_key_has_no_fallback(tmp_path):
+    frames = labelled(copper(2), "dft_e", "dft_f", "dft_s")
+    for key in ("dft_e", "dft_s"):
+        frames[1].info["REF_" + {"e": "energy", "s": "stress"}[key[-1]]] = frames[1].info.pop(key)
+    frames[1].arrays["REF_forces"] = frames[1].arrays.pop("dft_f")
+    ase.io.write(tmp_path / "mixed.xyz", frames)
+    found = read_frames(
+        tmp_path / "mixed.xyz", energy_key="dft_e", forces_key="dft_f", stress_key="dft_s"
+    )
+    assert [("REF_energy" in f.info, "REF_stress" in f.info) for f in found] == [
+        (True, True),
+        (False, False),
+    ]
+    assert ["REF_forces" in f.arrays for f in found] == [True, False]
+
+
 def test_label_keys_look_at_shapes():
     (frame,) = labelled(copper(1), "E_energy", "my_forces", "s_stress")
     frame.info["energy_levels"] = np.arange(7.0)
@@ -312,6 +328,22 @@ def test_splits_that_frames_name(tmp_path):
     assert splits.train[0].positions == pytest.approx(frames[1].positions, abs=1e-6)
     with pytest.raises(DataError, match="no 'valid' set"):
         Splits.from_named({"train": frames})
+
+
+def test_one_split_name_for_all_splits_nothing(tmp_path):
+    frames = labelled(copper(10), "REF_energy", "REF_forces", "REF_stress")
+    ase.io.write(tmp_path / "frames.h5", frames, format="ase-finetune-h5")
+    splits = Splits.from_files(tmp_path / "frames.h5")
+    assert {name: len(found) for name, found in splits.items()} == {"train": 9, "valid": 1}
+
+
+def test_split_names_without_train_are_refused(tmp_path):
+    frames = labelled(copper(4), "REF_energy", "REF_forces", "REF_stress")
+    for index, frame in enumerate(frames):
+        frame.info["split"] = "valid" if index == 0 else "training"
+    ase.io.write(tmp_path / "frames.xyz", frames)
+    with pytest.raises(DataError, match=r"no 'train' set among \['training', 'valid'\]"):
+        Splits.from_files(tmp_path / "frames.xyz")
 
 
 def test_data_hash_sees_every_label():

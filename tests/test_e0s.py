@@ -82,6 +82,8 @@ def test_modes_that_lack_what_they_need():
         resolve("foundation", frames(["H2O"]))
     with pytest.raises(ConfigError, match=r"lacking \['C'"):
         resolve({"H": -1.0, "O": -2.0}, frames(["H2O"]))
+    with pytest.raises(ConfigError, match="numbers in eV"):
+        resolve({"H": "minus one", "C": -3.0, "O": -2.0}, frames(["H2O"]))
     bare = [molecule("H2O")]
     with pytest.raises(DataError, match="No training frame has an energy"):
         resolve("average", bare)

@@ -109,3 +109,8 @@ def test_a_named_model_is_loaded_through_mace_torch(monkeypatch, tmp_path):
         found = load_foundation("small", [42])
     assert found.numbers == [42]
     assert found.name == "small"
+
+
+def test_a_head_that_a_checkpoint_lacks_is_refused():
+    with pytest.raises(FoundationError, match="no head 'mp'"):
+        load_foundation("seed", head="mp")

@@ -12,7 +12,7 @@ import torch
 from conftest import cu_frames
 
 from ase_finetune import RefineConfig, Splits, finetune, refine
-from ase_finetune.errors import CheckpointError, DataError
+from ase_finetune.errors import CheckpointError, ConfigError, DataError
 from ase_finetune.evaluate import predict_frames
 from ase_finetune.graphs import collate, predict
 from ase_finetune.loss import Loss
@@ -89,7 +89,7 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("where", ["between epochs", "inside an epoch"])
+@pytest.mark.parametrize("where", ["between epochs", "inside an epoch", "validating"])
 def test_a_stopped_run_continues_to_the_same_bits(
     splits, tiny_config, start, tuned, tmp_path, monkeypatch, where
 ):
@@ -104,16 +104,20 @@ def test_a_stopped_run_continues_to_the_same_bits(
     else:
         from ase_finetune import trainer
 
-        real, calls = trainer._Trainer._step, []
+        home, name, stop = {
+            "inside an epoch": (trainer._Trainer, "_step", 7),
+            "validating": (trainer, "force_rmse", 3),
+        }[where]
+        real, calls = getattr(home, name), []
 
-        def step(self, graphs):
+        def stopping(*args):
             calls.append(1)
-            if len(calls) == 7:
+            if len(calls) == stop:
                 raise KeyboardInterrupt
-            return real(self, graphs)
+            return real(*args)
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(trainer._Trainer, "_step", step)
+            patch.setattr(home, name, stopping)
             finetune(splits, tiny_config, start=start, out=tmp_path)
     torch.load(tmp_path / "state.pt", weights_only=True)
     continued = finetune(splits, tiny_config, start=start, out=tmp_path, resume=True)
@@ -141,6 +145,28 @@ def test_divergence_is_an_error_and_the_last_good_state_is_kept(splits, tiny_con
         finetune(splits, wild, out=tmp_path)
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     assert all(bool(torch.isfinite(v).all()) for v in state["parameters"].values())
+
+
+def test_divergence_in_the_only_step_of_an_epoch(splits, tiny_config, tmp_path):
+    wild = dataclasses.replace(tiny_config, lr=1e30, epochs=1, batch_size=100, ema_decay=0.0)
+    with pytest.raises(TrainingDivergedError, match="validation forces"):
+        finetune(splits, wild, out=tmp_path)
+
+
+def test_warm_up_fixes_the_number_of_epochs(splits, tiny_config, start, tmp_path):
+    short = dataclasses.replace(tiny_config, epochs=1, warmup_fraction=0.5)
+    finetune(splits, short, start=start, out=tmp_path)
+    with pytest.raises(CheckpointError, match="other settings"):
+        longer = dataclasses.replace(short, epochs=2)
+        finetune(splits, longer, start=start, out=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    "values", [{"optimizer_options": {"betas": 2}}, {"device": "cuda:99"}], ids=["option", "device"]
+)
+def test_impossible_settings_stop_before_anything_is_computed(splits, tiny_config, values):
+    with pytest.raises(ConfigError):
+        prepare(splits, dataclasses.replace(tiny_config, **values))
 
 
 def test_patience_stops(splits, tiny_config):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -84,7 +86,7 @@ def load_foundation(
             checkpoint = Checkpoint.load(path)
         except CheckpointError as error:
             raise FoundationError(f"Foundation {name}: {error}") from error
-        module, E0s = checkpoint.module(), dict(checkpoint.E0s)
+        module, E0s = single_head(checkpoint.module(), head), dict(checkpoint.E0s)
         digest = _sha256(path / "model.safetensors")
     else:
         file = path if path.is_file() else _download(str(name))
@@ -136,11 +138,13 @@ def _download(name: str) -> Path:
     from mace.calculators import foundations_models as known
 
     try:
-        if name in known.mace_mp_names:
-            return Path(known.download_mace_mp_checkpoint(name))
-        if name in _OFF:
-            return Path(_download_off(name.removesuffix("_off")))
-    except OSError as error:
+        # mace-torch reports on standard output, where our JSON goes.
+        with contextlib.redirect_stdout(sys.stderr):
+            if name in known.mace_mp_names:
+                return Path(known.download_mace_mp_checkpoint(name))
+            if name in _OFF:
+                return Path(_download_off(name.removesuffix("_off")))
+    except (OSError, RuntimeError) as error:
         raise FoundationError(
             f"Foundation {name} could not be downloaded ({error}); give the path of a .model file, "
             "or use the bundled 'seed'."

@@ -120,7 +120,7 @@ def build_optimizer(
     Raises
     ------
     ConfigError
-        If the class does not take an option.
+        If the class does not take an option or its value.
     """
     row = optimizer_info(name)
     given = dict(options or {})
@@ -134,4 +134,7 @@ def build_optimizer(
                 f"{', '.join(k for k in valid if k not in _RESERVED)}."
             )
     keywords = {**row.defaults, **given, "lr": row.lr if lr is None else lr}
-    return cls(parameters, weight_decay=weight_decay, **keywords)  # type: ignore[call-arg]
+    try:
+        return cls(parameters, weight_decay=weight_decay, **keywords)  # type: ignore[call-arg]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"Optimizer {name} does not take these settings: {error}.") from error
