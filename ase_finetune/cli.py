@@ -31,7 +31,10 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt:
-            typer.echo("Stopped; what was finished is saved.", err=True)
+            typer.echo(
+                "Stopped; finished stages are saved, and --resume continues train and run.",
+                err=True,
+            )
             raise typer.Exit(130) from None
         except (UserError, PropertyError, SystemsError) as error:
             typer.echo(f"Error: {error}", err=True)
@@ -74,6 +77,13 @@ SystemName = Annotated[
     str | None,
     typer.Option("--system", help="Use the frames of a bundled system."),
 ]
+TrainFile = Annotated[Path | None, typer.Option("--data", help="Training frames.")]
+ValidFile = Annotated[Path | None, typer.Option("--valid", help="Validation frames.")]
+ValidFraction = Annotated[
+    float,
+    typer.Option(help="Share of each trajectory or type held out, in blocks, without --valid."),
+]
+SplitBy = Annotated[str, typer.Option(help="trajectory or config_type")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")]
 
 
@@ -114,15 +124,12 @@ def run(
 def train(
     settings: dict[str, Any],
     refine_evaluations: int | None,
-    data: Annotated[Path | None, typer.Option(help="Training frames.")] = None,
-    valid: Annotated[Path | None, typer.Option(help="Validation frames.")] = None,
+    data: TrainFile = None,
+    valid: ValidFile = None,
     test: Annotated[list[Path] | None, typer.Option(help="Test frames; repeatable.")] = None,
     system: SystemName = None,
-    valid_fraction: Annotated[
-        float,
-        typer.Option(help="Share of each trajectory or type held out, in blocks, without --valid."),
-    ] = 0.1,
-    split_by: Annotated[str, typer.Option(help="trajectory or config_type")] = "trajectory",
+    valid_fraction: ValidFraction = 0.1,
+    split_by: SplitBy = "trajectory",
     energy_key: EnergyKey = MACE_KEYS[0],
     forces_key: ForcesKey = MACE_KEYS[1],
     stress_key: StressKey = MACE_KEYS[2],
@@ -132,31 +139,52 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Fine-tune on your own labelled frames, refine, and print errors per configuration type."""
+    config, refine_config = resolve(settings, refine_evaluations)
+    splits, name = _splits(
+        data,
+        valid,
+        test or [],
+        system,
+        valid_fraction,
+        split_by,
+        (energy_key, forces_key, stress_key),
+        config.stress_weight > 0,
+    )
+    _job(splits, config, refine_config, out or Path("runs") / name, overwrite, resume, as_json)
+
+
+def _splits(
+    data: Path | None,
+    valid: Path | None,
+    tests: list[Path],
+    system: str | None,
+    valid_fraction: float,
+    split_by: str,
+    keys: Keys,
+    stress: bool,
+) -> tuple[Splits, str]:
+    """Splits of a bundled system or of files, and a name for them."""
     from ase_finetune.data import Splits
     from systems import get_system
 
-    config, refine_config = resolve(settings, refine_evaluations)
     if (data is None) == (system is None):
         raise ConfigError("Give either --data with your frames or --system with a bundled one.")
     if system is not None:
-        splits, name = Splits.from_named(get_system(system).frames()), system
-    else:
-        assert data is not None
-        splits, name = (
-            Splits.from_files(
-                data,
-                valid=valid,
-                tests=test or [],
-                valid_fraction=valid_fraction,
-                by=split_by,
-                energy_key=energy_key,
-                forces_key=forces_key,
-                stress_key=stress_key,
-                stress=config.stress_weight > 0,
-            ),
-            data.stem,
-        )
-    _job(splits, config, refine_config, out or Path("runs") / name, overwrite, resume, as_json)
+        return Splits.from_named(get_system(system).frames()), system
+    assert data is not None
+    energy, forces, stress_key = keys
+    splits = Splits.from_files(
+        data,
+        valid=valid,
+        tests=tests,
+        valid_fraction=valid_fraction,
+        by=split_by,
+        energy_key=energy,
+        forces_key=forces,
+        stress_key=stress_key,
+        stress=stress,
+    )
+    return splits, data.stem
 
 
 def _job(
@@ -227,10 +255,14 @@ def _frames(data: list[Path] | None, system: str | None, keys: Keys) -> dict[str
     if system is not None:
         return get_system(system).frames()
     energy, forces, stress = keys
-    return {
-        path.stem: read_frames(path, energy_key=energy, forces_key=forces, stress_key=stress)
-        for path in data or []
-    }
+    found: dict[str, list[Atoms]] = {}
+    for path in data or []:
+        if path.stem in found:
+            raise ConfigError(f"Two files are called {path.stem}; rename one.")
+        found[path.stem] = read_frames(
+            path, energy_key=energy, forces_key=forces, stress_key=stress
+        )
+    return found
 
 
 def _load(checkpoint: str) -> Any:
@@ -244,37 +276,48 @@ def _load(checkpoint: str) -> Any:
 @guarded
 def refine(
     checkpoint: Checkpoint,
-    data: Annotated[Path | None, typer.Option(help="The training frames.")] = None,
-    valid: Annotated[Path | None, typer.Option(help="Validation frames.")] = None,
+    data: TrainFile = None,
+    valid: ValidFile = None,
     system: SystemName = None,
     method: Annotated[str, typer.Option(help="lbfgs")] = "lbfgs",
     evaluations: Annotated[int, typer.Option(help="Budget of full-batch gradients.")] = 80,
     history: Annotated[int, typer.Option(help="Pairs that L-BFGS keeps.")] = 20,
-    valid_fraction: Annotated[float, typer.Option(help="As in `train`.")] = 0.1,
+    proximal: Annotated[
+        float, typer.Option(help="Weight of the squared distance to the start.")
+    ] = 0.0,
+    valid_fraction: ValidFraction = 0.1,
+    split_by: SplitBy = "trajectory",
+    energy_key: EnergyKey = MACE_KEYS[0],
+    forces_key: ForcesKey = MACE_KEYS[1],
+    stress_key: StressKey = MACE_KEYS[2],
     out: Annotated[Path, typer.Option(help="Folder of the refined checkpoint.")] = Path("refined"),
+    overwrite: Annotated[bool, typer.Option(help="Replace the checkpoint in --out.")] = False,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Refine a checkpoint by full-batch L-BFGS, accepted only if validation improves."""
     from ase_finetune.config import RefineConfig
-    from ase_finetune.data import Splits
     from ase_finetune.refinement import refine as refine_checkpoint
     from ase_finetune.terminal import TerminalReporter
-    from systems import get_system
 
-    config = RefineConfig(method=method, evaluations=evaluations, history=history, device=device)
+    config = RefineConfig(
+        method=method, evaluations=evaluations, history=history, proximal=proximal, device=device
+    )
+    if out.exists() and not ((out / "checkpoint.json").is_file() and overwrite):
+        raise ConfigError(f"{out} exists; choose another --out, or --overwrite a checkpoint there.")
     loaded = _load(checkpoint)
-    if (data is None) == (system is None):
-        raise ConfigError("Give either --data with your frames or --system with a bundled one.")
     stress = float(loaded.config.get("stress_weight", 0.0)) > 0
-    if system is not None:
-        splits = Splits.from_named(get_system(system).frames())
-    else:
-        assert data is not None
-        splits = Splits.from_files(data, valid=valid, valid_fraction=valid_fraction, stress=stress)
+    splits, _ = _splits(
+        data,
+        valid,
+        [],
+        system,
+        valid_fraction,
+        split_by,
+        (energy_key, forces_key, stress_key),
+        stress,
+    )
     splits.check(stress=stress, elements=loaded.numbers)
-    if out.exists() and not (out / "checkpoint.json").is_file():
-        raise ConfigError(f"{out} exists and is not a checkpoint; choose another --out.")
     with TerminalReporter() as reporter:
         result = refine_checkpoint(loaded, splits, config, progress=reporter.record)
     result.save(out)

@@ -32,10 +32,23 @@ class E0s:
 def _fit(
     frames: Sequence[Atoms], target: np.ndarray, elements: Sequence[int]
 ) -> tuple[np.ndarray, int]:
+    """Least squares over the frames; isolated atoms only decide what these leave open.
+
+    Per atom, so that large frames do not outvote small ones; minimum norm where rank-deficient.
+    """
     counts = np.array([[np.sum(a.numbers == z) for z in elements] for a in frames], dtype=float)
-    # Per atom, so that large frames do not outvote small ones; minimum norm where rank-deficient.
     size = counts.sum(axis=1)
-    solution, _, rank, _ = np.linalg.lstsq(counts / size[:, None], target / size, rcond=1e-8)
+    rows, values = counts / size[:, None], target / size
+    free = np.array([is_isolated_atom(a) for a in frames])
+    if free.all():
+        free = ~free
+    solution, _, rank, _ = np.linalg.lstsq(rows[~free], values[~free], rcond=1e-8)
+    if rank < len(elements) and free.any():
+        _, _, basis = np.linalg.svd(rows[~free])
+        null = basis[rank:].T
+        rest = values[free] - rows[free] @ solution
+        along, _, more, _ = np.linalg.lstsq(rows[free] @ null, rest, rcond=1e-8)
+        solution, rank = solution + null @ along, rank + more
     return solution, int(rank)
 
 

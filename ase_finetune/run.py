@@ -23,7 +23,7 @@ from ase_finetune.errors import ConfigError
 from ase_finetune.evaluate import Predictions, predict_frames
 from ase_finetune.refinement import refine
 from ase_finetune.start import prepare
-from ase_finetune.trainer import finetune
+from ase_finetune.trainer import check_state, finetune
 from properties.errors import PropertyError
 from properties.quantity import Comparison, Curve, Quantity, compare
 
@@ -84,11 +84,16 @@ def make_folder(out: Path, *, keep: bool) -> None:
             shutil.rmtree(out / "checkpoints" / stage, ignore_errors=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
 def write_json(path: Path, document: Any) -> None:
     """Write strict JSON atomically."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
 def _plain(value: Any) -> Any:
@@ -217,8 +222,9 @@ def compute_properties(
     for name in names:
         try:
             result = system.compute(name, calculator, reporter.steps(f"{source}: {name}"))
-        except PropertyError as error:
-            failures[name] = str(error)
+        except (PropertyError, ArithmeticError, RuntimeError, np.linalg.LinAlgError) as error:
+            # A poor model may break any solver; the run goes on and the reason stays in sight.
+            failures[name] = f"{type(error).__name__}: {error}"
             reporter.note(f"{source}: no {name}: {error}")
             continue
         found.update(result.quantities(source))
@@ -268,15 +274,16 @@ def run_job(
         The content of results.json.
     """
     begun = time.perf_counter()
-    splits.check(stress=config.stress_weight > 0)
     start = prepare(splits, config)
+    if resume:
+        check_state(splits, config, start, out)
     make_folder(out, keep=resume)
     notes = [start.E0s.note + ".", *data_notes(splits, config)]
     for note in notes:
         reporter.note(note)
     settings = _plain(dataclasses.asdict(config))
     settings["refine"] = None if refine_config is None else dataclasses.asdict(refine_config)
-    (out / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    write_text(out / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
     folder = _Folder(
         out,
         {
@@ -353,4 +360,4 @@ class _Log:
 
     def rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Replace what a stopped and continued run left with the one true history."""
-        self.path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+        write_text(self.path, "".join(json.dumps(r) + "\n" for r in rows))

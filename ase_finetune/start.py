@@ -58,7 +58,7 @@ def make_graphs(
 
 
 def prepare(splits: Splits, config: TrainConfig) -> Start:
-    """Load the foundation for the elements of all splits and fix the E0s on the training frames.
+    """Check the data, load the foundation for their elements and fix the E0s on the training set.
 
     Raises
     ------
@@ -66,6 +66,7 @@ def prepare(splits: Splits, config: TrainConfig) -> Start:
         If data, settings and foundation do not fit together.
     """
     _check_settings(config)
+    splits.check(stress=config.stress_weight > 0)
     every = [*splits.train, *splits.valid, *(a for t in splits.tests.values() for a in t)]
     elements = sorted({int(z) for a in every for z in a.numbers})
     if not training_frames(splits.train):

@@ -98,6 +98,17 @@ def finetune(
     return trainer.result()
 
 
+def check_state(splits: Splits, config: TrainConfig, start: Start, out: Path) -> None:
+    """Refuse to resume before anything is written.
+
+    Raises
+    ------
+    CheckpointError
+        If ``out`` holds no ``state.pt``, a damaged one, or that of another run.
+    """
+    _Trainer(splits, config, start, out).load_state()
+
+
 class _Trainer:
     def __init__(self, splits: Splits, config: TrainConfig, start: Start, out: Path | None) -> None:
         self.config = config

@@ -175,8 +175,16 @@ def test_runs_are_not_mixed(trained):
     ]
     assert "already holds a run" in refused(*base)
     assert "not both" in refused(*base, "--overwrite", "--resume")
+    before = {p.name: p.read_bytes() for p in trained.iterdir() if p.is_file()}
     assert "other settings" in refused(*base, "--resume", "--lr", "0.02")
-    assert (trained / "results.json").is_file()
+    assert {p.name: p.read_bytes() for p in trained.iterdir() if p.is_file()} == before
+    absent = trained.parent / "absent"
+    assert "no state.pt" in refused(*base[:-1], absent, "--resume")
+    assert not absent.exists()
+    own = trained / "checkpoints" / "finetuned"
+    assert "exists" in refused("refine", own, "--data", base[2], "--out", own)
+    twice = ["evaluate", own, "--data", base[2], "--data", base[2]]
+    assert "Two files are called train" in refused(*twice)
 
 
 def test_systems_lists_provenance():

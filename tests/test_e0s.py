@@ -75,6 +75,15 @@ def test_isolated_atoms_decide_what_a_fixed_composition_leaves_open():
     assert resolve("isolated", data).values == TRUE
 
 
+def test_isolated_atoms_do_not_move_what_the_frames_determine():
+    """An isolated atom far off the foundation's must not shift a well-determined fit."""
+    data = [*frames(["H2O", "CO2", "CH4", "CH3OH"]), *isolated()]
+    data[-1].info["REF_energy"] += 50.0
+    foundation = {1: 0.0, 6: 0.0, 8: 0.0}
+    predicted = np.array([-3.0 * len(a) for a in data[:4]] + [0.0] * 3)
+    assert resolve("estimated", data, foundation, predicted).values == pytest.approx(TRUE, abs=1e-6)
+
+
 def test_modes_that_lack_what_they_need():
     with pytest.raises(DataError, match="one H atom in vacuum"):
         resolve("isolated", frames(["H2O"]))
