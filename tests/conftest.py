@@ -15,6 +15,9 @@ from ase.calculators.emt import EMT
 from ase_finetune.config import TrainConfig
 from ase_finetune.data import Splits
 
+# As the command line does; subprocesses of tests inherit it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 TINY = {
     "r_max": 4.0,
     "hidden_irreps": "8x0e",
