@@ -489,8 +489,8 @@ def _export(system: System, path: Path) -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    # Before torch loads OpenMP: threads that spin while they wait make small models up to a
-    # hundred times slower as soon as another process shares the cores.
+    # Before torch loads OpenMP: threads that spin while they wait make small models many
+    # times slower as soon as another process shares the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()
 
