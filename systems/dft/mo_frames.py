@@ -262,19 +262,19 @@ def label_jobs() -> list[Job]:
     jobs += [_vacancy_job(0), *(_rattle_job("rattle_2400K", i) for i in (2, 3))]
     jobs += [_rattle_job(family, 1) for family in ("rattle_300K", "rattle_1200K")]
     jobs += [_slip_job("121", 1), _slip_job("110", 1)]
-    jobs += [_slip_job("121", 19), _slip_job("110", 22), _slip_job("121", 22)]
-    jobs += [_slip_job("110", 19), _slip_job("121", 21), _relaxed_job(13, 7 / 11)]
-    later = (1, 2, 6, 7, 8, 9, 10)
-    for turn, i in enumerate(later):
+    jobs += [_surface_job(plane, 0) for plane in SURFACE_KMESH]
+    jobs += [_slip_job("110", 22), _slip_job("121", 22), _rattle_job("rattle_2400K", 1)]
+    jobs += [_slip_job("110", 19), _slip_job("121", 19), _slip_job("121", 21)]
+    jobs += [_vacancy_job(1), _rattle_job("rattle_2400K", 4), _relaxed_job(13, 7 / 11)]
+    later = (2, 6, 7, 8, 9, 10)
+    for turn, i in enumerate(later, start=1):
         if i > 2:
             jobs += [_rattle_job(family, i) for family in ("rattle_300K", "rattle_1200K")]
-        if i > 1:
-            jobs += [_slip_job(plane, i) for plane in ("110", "121")]
-        jobs.append(_rattle_job("rattle_2400K", 1 if turn == 0 else turn + 3))
-        if turn % 2 == 1:
+        jobs.append(_rattle_job("rattle_2400K", turn + 4))
+        if turn in (2, 4):
+            jobs += [_surface_job(plane, turn // 2) for plane in SURFACE_KMESH]
             jobs.append(_vacancy_job(turn // 2 + 1))
-        if turn in (3, 4, 5):
-            jobs += [_surface_job(plane, turn - 3) for plane in SURFACE_KMESH]
+        jobs += [_slip_job(plane, i) for plane in ("110", "121")]
     return jobs
 
 
