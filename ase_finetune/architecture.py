@@ -27,6 +27,7 @@ from ase_finetune._mace import (
     remove_pt_head,
 )
 from ase_finetune.errors import CheckpointError, FoundationError
+from ase_finetune.fast_mace import plain
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _CLASSES = ("interaction_cls", "interaction_cls_first", "readout_cls")
@@ -95,6 +96,7 @@ def describe(module: torch.nn.Module) -> dict[str, Any]:
     FoundationError
         For any other class, several heads, or extra embeddings.
     """
+    module = plain(module)
     name = type(module).__name__
     if name != "ScaleShiftMACE":
         raise FoundationError(

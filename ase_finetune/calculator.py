@@ -38,6 +38,8 @@ class FineTunedCalculator(Calculator):
         ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
     dtype
         ``float64`` (default; relaxations and phonons need it) or ``float32``.
+    accelerate
+        Use the faster exact evaluation (`fast_mace`) instead of mace-torch's.
 
     Raises
     ------
@@ -52,6 +54,7 @@ class FineTunedCalculator(Calculator):
         checkpoint: str | Path | Checkpoint,
         device: str = "cpu",
         dtype: str = "float64",
+        accelerate: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
@@ -62,10 +65,10 @@ class FineTunedCalculator(Calculator):
         self.checkpoint = loaded
         self.device = resolve_device(device)
         self.dtype = dtype
-        self.parameters.update(device=device, dtype=dtype)
+        self.parameters.update(device=device, dtype=dtype, accelerate=accelerate)
         if not isinstance(checkpoint, Checkpoint):
             self.parameters.update(checkpoint=str(Path(checkpoint).resolve()))
-        self._module = loaded.module(dtype, self.device)
+        self._module = loaded.module(dtype, self.device, accelerate=accelerate)
         for parameter in self._module.parameters():
             parameter.requires_grad_(False)
 

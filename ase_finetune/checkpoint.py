@@ -30,6 +30,7 @@ from ase_finetune.architecture import (
     stored_tensors,
 )
 from ase_finetune.errors import CheckpointError
+from ase_finetune.fast_mace import accelerated
 from ase_finetune.graphs import build_graph, collate, predict
 
 FORMAT = "ase-finetune checkpoint"
@@ -115,7 +116,9 @@ class Checkpoint:
         """Return a copy with some attributes changed."""
         return replace(self, **changes)
 
-    def module(self, dtype: str | None = None, device: str = "cpu") -> torch.nn.Module:
+    def module(
+        self, dtype: str | None = None, device: str = "cpu", *, accelerate: bool = False
+    ) -> torch.nn.Module:
         """Build the module.
 
         Parameters
@@ -124,6 +127,9 @@ class Checkpoint:
             ``float32`` or ``float64``; None keeps the stored one.
         device
             Where to put it.
+        accelerate
+            Return the faster form of :mod:`ase_finetune.fast_mace`; where there is none, the plain
+            module, with a warning that says why.
 
         Raises
         ------
@@ -136,7 +142,8 @@ class Checkpoint:
         energies: Any = module.atomic_energies_fn
         values = [[self.E0s[z] for z in self.numbers]]
         energies.atomic_energies.copy_(torch.tensor(values, dtype=torch.float64))
-        return module.to(device)
+        module = module.to(device)
+        return accelerated(module) if accelerate else module
 
     def probe(self) -> dict[str, float]:
         """Return the interaction energy (eV) and force norm (eV/A) of a small fixed cluster."""

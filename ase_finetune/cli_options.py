@@ -35,8 +35,12 @@ HELP = {
     "default_dtype": "float32 or float64",
     "device": "cpu, cuda, cuda:N or auto",
     "seed": "Of data order and random weights",
+    "accelerate": "Faster exact evaluation, or that of mace-torch",
 }
-_ALIASES = {"foundation": ("--foundation", "--foundation-model")}
+_ALIASES = {
+    "foundation": ("--foundation", "--foundation-model"),
+    "accelerate": ("--accelerate/--no-accelerate",),
+}
 _REFINE_KEYS = [f.name for f in dataclasses.fields(RefineConfig)]
 
 
@@ -161,4 +165,5 @@ def resolve(
     train = from_mapping(TrainConfig, merged)
     if refine is None:
         return train, None
-    return train, from_mapping(RefineConfig, {"device": train.device, **refine})
+    shared = {"device": train.device, "accelerate": train.accelerate}
+    return train, from_mapping(RefineConfig, {**shared, **refine})

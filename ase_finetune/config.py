@@ -17,9 +17,9 @@ DTYPE_NAMES = ("float32", "float64")
 T = TypeVar("T")
 
 
-def _choose(name: str, value: object, choices: tuple[str, ...]) -> None:
+def _choose(name: str, value: object, choices: tuple[object, ...]) -> None:
     if value not in choices:
-        raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
+        raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(map(str, choices))}.")
 
 
 def _number(name: str, value: object, low: float, high: float = math.inf) -> None:
@@ -97,6 +97,8 @@ class TrainConfig:
         Largest gradient norm (0: none).
     default_dtype, device, seed
         ``float32`` or ``float64``; ``cpu``, ``cuda`` or ``auto``; of data order and weights.
+    accelerate
+        Use the faster exact evaluation (`fast_mace`) instead of mace-torch's.
     """
 
     foundation: str = "seed"
@@ -120,6 +122,7 @@ class TrainConfig:
     default_dtype: str = "float64"
     device: str = "cpu"
     seed: int = 1
+    accelerate: bool = True
 
     def __post_init__(self) -> None:
         from ase_finetune.optimizers import check_optimizer
@@ -154,6 +157,7 @@ class TrainConfig:
         _number("ema_decay", self.ema_decay, 0.0, 0.999999)
         _number("clip", self.clip, 0.0)
         _choose("default_dtype", self.default_dtype, DTYPE_NAMES)
+        _choose("accelerate", self.accelerate, (True, False))
         if self.device.split(":")[0] not in ("cpu", "cuda", "auto"):
             raise ConfigError(f"device is {self.device!r}; choose cpu, cuda, cuda:N or auto.")
 
@@ -178,6 +182,8 @@ class RefineConfig:
         None: as in training.
     device
         ``cpu``, ``cuda`` or ``auto``.
+    accelerate
+        Use the faster exact evaluation (`fast_mace`) instead of mace-torch's.
     """
 
     method: str = "lbfgs"
@@ -189,8 +195,10 @@ class RefineConfig:
     forces_weight: float | None = None
     stress_weight: float | None = None
     device: str = "cpu"
+    accelerate: bool = True
 
     def __post_init__(self) -> None:
+        _choose("accelerate", self.accelerate, (True, False))
         _choose("method", self.method, ("lbfgs",))
         _text("device", self.device)
         for name in ("evaluations", "history", "batch_atoms"):

@@ -166,7 +166,7 @@ def predict_frames(
     if not frames:
         raise DataError("There are no frames to evaluate.")
     device = resolve_device(device)
-    module = checkpoint.module(dtype, device)
+    module = checkpoint.module(dtype, device, accelerate=True)
     numbers = checkpoint.numbers
     graphs = [build_graph(a, numbers, checkpoint.r_max, dtype=DTYPES[dtype]) for a in frames]
     energies, forces, stresses = [], [], []

@@ -100,7 +100,7 @@ class _Refiner:
             collate(part, self.n_elements, self.device)
             for part in chunks(graphs, config.batch_atoms)
         ]
-        self.module = checkpoint.module("float64", self.device)
+        self.module = checkpoint.module("float64", self.device, accelerate=config.accelerate)
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
         self.start = self._flat()
         self.evaluations = 0

@@ -126,7 +126,7 @@ class _Trainer:
             self.train, config.energy_weight, config.forces_weight, config.stress_weight
         )
         self.n_elements = len(checkpoint.numbers)
-        self.module = checkpoint.module(dtype, self.device)
+        self.module = checkpoint.module(dtype, self.device, accelerate=config.accelerate)
         self.optimizer = build_optimizer(
             config.optimizer,
             parameter_groups(self.module, config.weight_decay),

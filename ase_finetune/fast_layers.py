@@ -1,0 +1,290 @@
+"""Constants of MACE layers, read from the module, in the form that the fast evaluation uses.
+
+Features are kept per angular momentum as (atoms, 2l+1, channels), channels last, so that every
+mixing of channels is one matrix product.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ase_finetune._mace import o3
+from ase_finetune.fast_edges import Edges
+
+Features = dict[int, torch.Tensor]  # position in the irreps -> (atoms, 2l+1, channels)
+
+
+def join_irreps(features: Features) -> torch.Tensor:
+    """Return e3nn's flat features."""
+    parts = [features[i].transpose(1, 2).flatten(1) for i in sorted(features)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+class Linear:
+    """An ``o3.Linear`` without biases, one matrix product per output block.
+
+    ``scales`` are further constant factors by input block.
+    """
+
+    def __init__(self, module: Any, scales: Mapping[int, float] | None = None) -> None:
+        self.module = module
+        self.sizes = [math.prod(ins.path_shape) for ins in module.instructions]
+        # Output block -> (input block, index of its weights, shape, factor).
+        self.outputs: dict[int, list[tuple[int, int, tuple[int, ...], float]]] = {}
+        for index, ins in enumerate(module.instructions):
+            factor = float(ins.path_weight) * (scales or {}).get(ins.i_in, 1.0)
+            path = (ins.i_in, index, tuple(ins.path_shape), factor)
+            self.outputs.setdefault(ins.i_out, []).append(path)
+
+    def __call__(self, features: Features) -> Features:
+        weights = self.module.weight.split(self.sizes)
+        found = {}
+        for out, paths in self.outputs.items():
+            matrices = [weights[k].view(shape) * factor for _, k, shape, factor in paths]
+            if len(paths) == 1:
+                found[out] = features[paths[0][0]] @ matrices[0]
+            else:
+                joined = torch.cat([features[i] for i, *_ in paths], dim=-1)
+                found[out] = joined @ torch.cat(matrices, dim=0)
+        return found
+
+
+class ByElement:
+    """A ``FullyConnectedTensorProduct`` with one-hot elements: one matrix per element."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.sizes = [math.prod(ins.path_shape) for ins in module.instructions]
+        # The coupling of l with a scalar is the unit matrix over sqrt(2l+1).
+        self.factors = [
+            float(ins.path_weight) / module.irreps_in1[ins.i_in1].ir.dim ** 0.5
+            for ins in module.instructions
+        ]
+
+    def __call__(self, features: Features, edges: Edges) -> Features:
+        found: Features = {}
+        weights = self.module.weight.split(self.sizes)
+        for ins, weight, factor in zip(
+            self.module.instructions, weights, self.factors, strict=True
+        ):
+            matrices = (weight.view(ins.path_shape) * factor).unbind(1)
+            parts = edges.by_species(features[ins.i_in1])
+            value = _cat([x @ matrices[z] for z, x in zip(edges.species, parts, strict=True)])
+            found[ins.i_out] = found[ins.i_out] + value if ins.i_out in found else value
+        return found
+
+
+class RadialNet:
+    """A ``FullyConnectedNet`` of e3nn: its constant factors are moved into the weights."""
+
+    def __init__(self, module: Any) -> None:
+        self.layers = []
+        carried = 1.0
+        for layer in module:
+            if layer.act is None:
+                scale = (layer.h_in * layer.var_in / layer.var_out) ** -0.5
+                self.layers.append((layer, scale * carried, None))
+                carried = 1.0
+            else:
+                scale = (layer.h_in * layer.var_in) ** -0.5
+                constant = getattr(layer.act, "cst", 1.0)
+                function = getattr(layer.act, "f", layer.act)
+                self.layers.append((layer, scale * carried, function))
+                carried = constant * layer.var_out**0.5
+        self.last = carried
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        for layer, scale, function in self.layers:
+            x = x @ (layer.weight * scale)
+            if function is not None:
+                x = function(x)
+        return x if self.last == 1.0 else x * self.last
+
+
+@dataclass(frozen=True)
+class _Path:
+    """One uvu path: blocks of features, harmonics and output; coupling (mid, in, out) if needed."""
+
+    i_in: int
+    i_edge: int
+    i_out: int
+    coupling: torch.Tensor | None
+
+
+class Convolution:
+    """Tensor product of neighbor features and harmonics, weighted per edge, summed over edges.
+
+    Sum_e w[e,c] x[s(e),a,c] Z[e,a,m] with Z = Y.C is one batched matrix product per path and
+    block of atoms; the product over all of (edge, channel, m) never exists. ``scales`` holds the
+    factors, by output block, that are left to the linear map after it.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self.paths: list[_Path] = []
+        self.scales: dict[int, float] = {}
+        self.widths = [module.irreps_in1[ins.i_in1].mul for ins in module.instructions]
+        self.harmonics = [ir.dim for _, ir in module.irreps_in2]
+        for ins in module.instructions:
+            left, middle, right = (
+                irreps[i].ir.l
+                for irreps, i in (
+                    (module.irreps_in1, ins.i_in1),
+                    (module.irreps_in2, ins.i_in2),
+                    (module.irreps_out, ins.i_out),
+                )
+            )
+            coupling = None
+            if left == 0:
+                # Coupling with a scalar is the unit matrix over sqrt(2l+1).
+                self.scales[ins.i_out] = float(ins.path_weight) / (2 * right + 1) ** 0.5
+            else:
+                tensor = o3.wigner_3j(left, middle, right, dtype=torch.float64)
+                coupling = (tensor * ins.path_weight).permute(1, 0, 2).flatten(1)
+            self.paths.append(_Path(ins.i_in1, ins.i_in2, ins.i_out, coupling))
+
+    def __call__(
+        self, features: Features, harmonics: torch.Tensor, weights: torch.Tensor, edges: Edges
+    ) -> Features:
+        sent = {i: x.index_select(0, edges.sender) for i, x in features.items()}
+        by_l = harmonics.split(self.harmonics, dim=1)
+        found = {}
+        for path, weight in zip(self.paths, weights.split(self.widths, dim=1), strict=True):
+            x = sent[path.i_in]
+            messages = edges.by_block(x * weight.unsqueeze(1))
+            geometry = by_l[path.i_edge]
+            if path.coupling is not None:
+                geometry = geometry @ path.coupling.to(geometry)
+            parts = [
+                y.reshape(len(y), -1, path_dim).transpose(1, 2) @ m.flatten(1, 2)
+                for y, m, path_dim in (
+                    (y, m, geometry.shape[1] // x.shape[1])
+                    for y, m in zip(edges.by_block(geometry), messages, strict=True)
+                )
+            ]
+            found[path.i_out] = _cat(parts)
+        return found
+
+
+def _cat(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+class SymmetricPowers:
+    """A MACE symmetric contraction as polynomials with few nonzero coefficients.
+
+    The coupling tensors are symmetric in the features, so a product of nu of them is a sum over
+    monomials x_i x_j ... with i <= j <= ...; those without any coefficient are left out. The
+    weights of an element are multiplied into the coefficients before any atom is touched.
+    """
+
+    def __init__(self, module: Any, *, agnostic: bool) -> None:
+        self.contractions = list(module.contractions)
+        self.agnostic = agnostic
+        self.order = self.contractions[0].correlation
+        needed: list[set[tuple[int, ...]]] = [set() for _ in range(self.order)]
+        tables: list[list[tuple[Mapping[tuple[int, ...], np.ndarray], int, int]]] = []
+        for contraction in self.contractions:
+            rows = []
+            for nu in range(1, self.order + 1):
+                u = contraction.U_tensors(nu).double().cpu().numpy()
+                if u.ndim == nu + 1:
+                    u = u[None]
+                table = _monomials(u, nu)
+                needed[nu - 1].update(table)
+                rows.append((table, u.shape[0], u.shape[-1]))
+            tables.append(rows)
+        for nu in range(self.order - 1, 0, -1):
+            # A monomial is its head times one more feature.
+            needed[nu - 1].update(key[:-1] for key in needed[nu])
+        dim = self.contractions[0].U_tensors(1).shape[-2]
+        needed[0].update((i,) for i in range(dim))
+        self.keys = [sorted(keys) for keys in needed]
+        self.factors: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for nu in range(1, self.order):
+            heads = {key: i for i, key in enumerate(self.keys[nu - 1])}
+            self.factors.append(
+                (
+                    torch.tensor([heads[key[:-1]] for key in self.keys[nu]]),
+                    torch.tensor([key[-1] for key in self.keys[nu]]),
+                )
+            )
+        self.tables = []
+        for rows in tables:
+            # One table (2l+1, monomials of all powers, weights of all powers), block-diagonal.
+            blocks = [
+                _dense(table, self.keys[nu], size, paths)
+                for nu, (table, size, paths) in enumerate(rows)
+            ]
+            self.tables.append(
+                torch.stack(
+                    [torch.block_diag(*(b[m] for b in blocks)) for m in range(len(blocks[0]))]
+                )
+            )
+
+    def _coefficients(self, index: int, species: Sequence[int]) -> tuple[torch.Tensor, ...]:
+        """Coefficients (2l+1, monomials, channels) of one output for each element."""
+        contraction = self.contractions[index]
+        # The first stored weights belong to the highest power, `weights` to the ones below.
+        weights = torch.cat([*reversed(list(contraction.weights)), contraction.weights_max], dim=1)
+        if len(species) < len(weights):
+            weights = weights[list(species)]
+        table = self.tables[index].to(weights)
+        return torch.matmul(table, weights.unsqueeze(1)).unbind(0)
+
+    def __call__(self, features: torch.Tensor, edges: Edges) -> Features:
+        """Take (atoms, components, channels), give the blocks of the output."""
+        monomials = [features]
+        for heads, last in self.factors:
+            device = features.device
+            monomials.append(
+                monomials[-1].index_select(1, heads.to(device))
+                * features.index_select(1, last.to(device))
+            )
+        joined = torch.cat(monomials, dim=1)
+        parts = (joined,) if self.agnostic else edges.by_species(joined)
+        species = (0,) if self.agnostic else edges.species
+        tables = [self._coefficients(i, species) for i in range(len(self.contractions))]
+        sizes = [t[0].shape[0] for t in tables]
+        pieces = []
+        for x, *coefficients in zip(parts, *tables, strict=True):
+            table = coefficients[0] if len(coefficients) == 1 else torch.cat(coefficients)
+            if len(table) == 1:
+                pieces.append((x * table).sum(1, keepdim=True))
+            else:
+                # One matrix product per channel.
+                by_channel = x.permute(2, 0, 1).contiguous() @ table.permute(2, 1, 0).contiguous()
+                pieces.append(by_channel.permute(1, 2, 0))
+        return dict(enumerate(_cat(pieces).split(sizes, dim=1)))
+
+
+def _monomials(u: np.ndarray, nu: int) -> dict[tuple[int, ...], np.ndarray]:
+    """Return the coefficients (2l+1, paths) of every monomial with a nonzero one."""
+    dim = u.shape[1]
+    found = {}
+    tiny = 1e-10 * max(float(np.abs(u).max()), 1e-30)
+    for key in itertools.combinations_with_replacement(range(dim), nu):
+        total = sum(u[(slice(None), *perm)] for perm in set(itertools.permutations(key)))
+        if np.abs(total).max() > tiny:
+            found[key] = np.asarray(total)
+    return found
+
+
+def _dense(
+    table: Mapping[tuple[int, ...], np.ndarray],
+    keys: Sequence[tuple[int, ...]],
+    size: int,
+    paths: int,
+) -> torch.Tensor:
+    """Return coefficients (2l+1, monomials, paths)."""
+    dense = np.zeros((size, len(keys), paths))
+    for i, key in enumerate(keys):
+        if key in table:
+            dense[:, i] = table[key]
+    return torch.as_tensor(dense)
