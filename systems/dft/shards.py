@@ -1,7 +1,8 @@
 """Shards: extended-XYZ files to which generators add finished frames.
 
 A frame carries the labels (``REF_energy`` eV, ``REF_forces`` eV/A, ``REF_stress`` eV/A^3 Voigt),
-``config_type``, a unique ``id`` and the provenance of its label (`PROVENANCE_KEYS`).
+``config_type``, a unique ``id`` and the provenance of its label: `PROVENANCE_KEYS` for periodic
+cells, `MOLECULE_KEYS` for molecules, which have no stress.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import ase.io
@@ -23,6 +25,17 @@ PROVENANCE_KEYS = (
     "smearing",
     "scf",
     "setups",
+    "script",
+    "commit",
+)
+MOLECULE_KEYS = (
+    "code",
+    "functional",
+    "dispersion",
+    "basis",
+    "density_fitting",
+    "grid",
+    "scf",
     "script",
     "commit",
 )
@@ -47,9 +60,9 @@ def read_shard(path: Path) -> dict[str, Atoms]:
     return frames
 
 
-def append_frame(path: Path, atoms: Atoms) -> None:
+def append_frame(path: Path, atoms: Atoms, keys: Sequence[str] = PROVENANCE_KEYS) -> None:
     """Add one frame; a kill at any moment leaves the file as it was or with the whole frame."""
-    missing = [key for key in ("id", "config_type", *PROVENANCE_KEYS) if key not in atoms.info]
+    missing = [key for key in ("id", "config_type", *keys) if key not in atoms.info]
     if missing:
         raise ValueError(f"The frame lacks {', '.join(missing)}; give it before it is stored.")
     buffer = io.StringIO()
