@@ -27,15 +27,15 @@ from ase_finetune.evaluate import predict_frames
 from ase_finetune.trainer import finetune
 
 ARCHITECTURE: dict[str, Any] = {
-    "hidden_irreps": "48x0e",
+    "hidden_irreps": "64x0e",
     "MLP_irreps": "16x0e",
-    "max_ell": 2,
+    "max_ell": 3,
     "correlation": 3,
     "num_interactions": 2,
-    "r_max": 4.8,
+    "r_max": 5.0,
     "num_bessel": 8,
     "num_polynomial_cutoff": 5,
-    "radial_MLP": [64, 64, 64],
+    "radial_MLP": [32, 32, 32],
 }
 
 
@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("--hidden", default=ARCHITECTURE["hidden_irreps"])
     parser.add_argument("--max-ell", type=int, default=ARCHITECTURE["max_ell"])
     parser.add_argument("--correlation", type=int, default=ARCHITECTURE["correlation"])
+    parser.add_argument("--radial", type=int, nargs="*", default=ARCHITECTURE["radial_MLP"])
     parser.add_argument("--r-max", type=float, default=ARCHITECTURE["r_max"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=1)
@@ -128,6 +129,7 @@ def main() -> None:
         "max_ell": args.max_ell,
         "correlation": args.correlation,
         "r_max": args.r_max,
+        "radial_MLP": args.radial,
     }
     scratch = args.foundation == "scratch"
     config = TrainConfig(

@@ -1,0 +1,251 @@
+"""The fast evaluation gives mace-torch's numbers, in every derivative, for every layer type."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+from mace_kinds import KINDS, random_mace
+
+from ase_finetune import FineTunedCalculator
+from ase_finetune.architecture import describe, single_head, stored_tensors
+from ase_finetune.checkpoint import Checkpoint
+from ase_finetune.errors import FoundationError
+from ase_finetune.fast_edges import PADDING, SMALLEST_BLOCK, sort_edges
+from ase_finetune.fast_mace import FastMACE, accelerate, plain
+from ase_finetune.foundations import SEED
+from ase_finetune.graphs import build_graph, collate, predict
+
+NUMBERS = [1, 8, 42]
+TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
+
+
+def frames():
+    """Periodic and isolated, few and many neighbors, an atom with none, absent elements."""
+    crystal = bulk("Mo", cubic=True) * (2, 1, 1)
+    crystal.numbers[1] = 8
+    boxed = molecule("H2O", vacuum=3.0)
+    boxed.pbc = True
+    found = [crystal, molecule("H2O"), boxed]
+    for seed, atoms in enumerate(found):
+        atoms.rattle(0.1, seed=seed)
+    return [*found, Atoms("O", cell=[20.0] * 3, pbc=True)]
+
+
+def batch(module, atoms, dtype="float64", heads=None):
+    kind = getattr(torch, dtype)
+    graphs = [build_graph(a, NUMBERS, float(module.r_max), dtype=kind) for a in atoms]
+    joined = collate(graphs, len(NUMBERS))
+    if heads is not None:
+        joined = dataclasses.replace(joined, inputs={**joined.inputs, "head": torch.tensor(heads)})
+    return joined
+
+
+def derivatives(module, joined):
+    """Energies, forces, stress, gradient of a loss of them, and a Hessian-vector product."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    out = module(dict(joined.inputs), training=True, compute_stress=True)
+    loss = 1e-3 * out["energy"].square().sum() + out["forces"].square().sum()
+    loss = loss + out["stress"].square().sum()
+    gradient = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+    generator = torch.Generator().manual_seed(3)
+    product = sum(
+        (g * torch.randn(g.shape, generator=generator, dtype=g.dtype)).sum()
+        for g in gradient
+        if g is not None
+    )
+    curvature = torch.autograd.grad(product, parameters, allow_unused=True)
+
+    def flat(tensors):
+        pairs = zip(tensors, parameters, strict=True)
+        return torch.cat([(torch.zeros_like(p) if t is None else t).flatten() for t, p in pairs])
+
+    found = {key: out[key] for key in ("energy", "node_energy", "forces", "stress")}
+    found |= {"gradient": flat(gradient), "hessian_vector": flat(curvature)}
+    return {key: value.detach().double() for key, value in found.items()}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_numbers_as_mace_torch(kind, dtype):
+    module = random_mace(kind, NUMBERS, dtype)
+    heads = [0, 1, 1, 0] if kind == "multi-head" else None
+    joined = batch(module, frames(), dtype, heads)
+    expected = derivatives(module, joined)
+    found = derivatives(accelerate(module), joined)
+    for key, value in expected.items():
+        assert float(value.abs().max()) > 0, key
+        error = float((found[key] - value).abs().max() / value.abs().max())
+        assert error < TOLERANCE[dtype], (key, error)
+
+
+@pytest.mark.parametrize("changes", [{"correlation": 1}, {"correlation": 2}, {"max_ell": 3}])
+def test_other_orders(changes, monkeypatch):
+    monkeypatch.setitem(KINDS, "changed", {"hidden": "4x0e+4x1o", **changes})
+    module = random_mace("changed", NUMBERS)
+    joined = batch(module, frames())
+    expected, found = derivatives(module, joined), derivatives(accelerate(module), joined)
+    for key, value in expected.items():
+        assert torch.allclose(found[key], value, rtol=0, atol=1e-10 * float(value.abs().max())), key
+
+
+@pytest.mark.parametrize("options", [{"use_agnostic_product": True}, {"apply_cutoff": False}])
+def test_other_switches(options, monkeypatch):
+    monkeypatch.setitem(KINDS, "changed", {"hidden": "4x0e+4x1o", **options})
+    module = random_mace("changed", NUMBERS)
+    joined = batch(module, frames())
+    expected, found = derivatives(module, joined), derivatives(accelerate(module), joined)
+    for key, value in expected.items():
+        assert torch.allclose(found[key], value, rtol=0, atol=1e-10 * float(value.abs().max())), key
+
+
+def test_forces_and_stress_are_slopes_of_the_energy():
+    module = accelerate(single_head(random_mace("OMAT-0", NUMBERS), None))
+    atoms = frames()[0]
+    h = 1e-5
+
+    def energy(a):
+        return float(predict(module, batch(module, [a]), stress=False).energy)
+
+    result = predict(module, batch(module, [atoms]), stress=True)
+    for i, axis in ((0, 0), (3, 2)):
+        up, down = atoms.copy(), atoms.copy()
+        up.positions[i, axis] += h
+        down.positions[i, axis] -= h
+        assert float(result.forces[i, axis]) == pytest.approx(
+            -(energy(up) - energy(down)) / (2 * h), rel=1e-6, abs=1e-8
+        )
+    strain = np.zeros((3, 3))
+    strain[1, 2] = strain[2, 1] = h
+    values = []
+    for sign in (1, -1):
+        a = atoms.copy()
+        a.set_cell(a.cell.array @ (np.eye(3) + sign * strain), scale_atoms=True)
+        values.append(energy(a))
+    slope = (values[0] - values[1]) / (2 * h) / atoms.cell.volume / 2
+    assert float(result.stress[0, 3]) == pytest.approx(slope, rel=1e-6, abs=1e-9)
+
+
+def test_nothing_jumps_at_the_cutoff_or_between_block_widths():
+    module = accelerate(random_mace("MP-0", NUMBERS))
+    r = float(module.r_max)
+    values = []
+    for distance in np.linspace(r - 2e-3, r + 2e-3, 9):
+        atoms = Atoms("MoOO", [[0, 0, 0], [1.5, 0, 0], [distance, 0, 0]])
+        out = predict(module, batch(module, [atoms]), stress=False)
+        values.append([float(out.energy), float(out.forces[0, 0])])
+    steps = np.abs(np.diff(values, axis=0)).max(axis=0)
+    assert steps[0] < 1e-5 * abs(values[0][0]) + 1e-5 and steps[1] < 1e-3
+
+
+def test_results_do_not_depend_on_the_order_or_the_company_of_a_frame():
+    module = accelerate(random_mace("MPA-0", NUMBERS))
+    one = frames()
+    together = predict(module, batch(module, one), stress=True)
+    first = 0
+    for i, atoms in enumerate(one):
+        alone = predict(module, batch(module, [atoms]), stress=True)
+        last = first + len(atoms)
+        assert float(alone.energy) == pytest.approx(float(together.energy[i]), abs=1e-11)
+        assert torch.allclose(alone.forces, together.forces[first:last], atol=1e-11)
+        assert torch.allclose(alone.stress[0], together.stress[i], atol=1e-12)
+        first = last
+    atoms = one[0]
+    shuffled = np.random.default_rng(1).permutation(len(atoms))
+    moved = predict(module, batch(module, [atoms[shuffled]]), stress=False)
+    still = predict(module, batch(module, [atoms]), stress=False)
+    assert torch.allclose(moved.forces, still.forces[torch.as_tensor(shuffled)], atol=1e-11)
+
+
+def test_sorted_edges_hold_every_edge_once_and_little_padding():
+    module = random_mace("MP-0", NUMBERS)
+    many = [f * (2, 2, 2) if f.pbc.all() and len(f) > 1 else f for f in frames()]
+    joined = batch(module, many)
+    edges = sort_edges(joined.inputs)
+    assert sum(b.size for b in edges.blocks) == len(edges.order)
+    assert sum(b.size * b.width for b in edges.blocks) == len(edges.sender)
+    assert (edges.order[edges.inverse] == torch.arange(len(edges.order))).all()
+    real = edges.vectors.norm(dim=1) < float(module.r_max)
+    sender, receiver = joined.inputs["edge_index"]
+    positions, shifts = joined.inputs["positions"], joined.inputs["shifts"]
+    wanted = positions[receiver] - positions[sender] + shifts
+
+    def rows(s, r, v):
+        table = np.column_stack([s.numpy(), r.numpy(), np.round(v.numpy(), 6)])
+        return table[np.lexsort(table.T)]
+
+    found = rows(edges.order[edges.sender[real]], edges.order[edges.receiver[real]],
+                 edges.vectors[real])  # fmt: skip
+    assert np.allclose(found, rows(sender, receiver, wanted))
+    # What a block is padded by is bounded, apart from blocks too small to matter.
+    waste = len(edges.sender) - int(real.sum())
+    assert waste <= PADDING * len(sender) + SMALLEST_BLOCK * len(edges.blocks) * 30
+
+
+def test_parameters_stay_those_of_the_module():
+    module = random_mace("MPA-0", NUMBERS)
+    fast = accelerate(module)
+    assert accelerate(fast) is fast
+    names = [name for name, _ in module.named_parameters()]
+    assert [name for name, _ in fast.named_parameters()] == names
+    assert fast.state_dict().keys() == module.state_dict().keys()
+    assert all(a is b for a, b in zip(fast.parameters(), module.parameters(), strict=True))
+    assert plain(fast) is module and plain(module) is module
+    assert describe(fast) == describe(module)
+    assert stored_tensors(fast).keys() == stored_tensors(module).keys()
+
+
+def test_copies_and_casts_stay_consistent():
+    module = random_mace("MP-0", NUMBERS)
+    fast = accelerate(module)
+    other = copy.deepcopy(fast)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.01)
+    joined = batch(module, frames())
+    before = predict(fast, joined, stress=False).energy
+    assert torch.equal(before, predict(accelerate(module), joined, stress=False).energy)
+    changed = predict(other, joined, stress=False).energy
+    assert not torch.allclose(before, changed)
+    assert torch.allclose(changed, predict(plain(other), joined, stress=False).energy, atol=1e-9)
+    low = other.to(torch.float32)
+    single = batch(low, frames(), "float32")
+    for module_of in (low, plain(low)):
+        energy = predict(module_of, single, stress=False).energy
+        assert energy.dtype == torch.float32
+        assert torch.allclose(energy.double(), changed, rtol=1e-4)
+
+
+def test_what_it_cannot_convert_is_refused_by_name():
+    module = random_mace("MP-0", NUMBERS)
+
+    class StrangeReadout(torch.nn.Module):
+        pass
+
+    module.readouts[0] = StrangeReadout()
+    with pytest.raises(FoundationError, match="readout StrangeReadout"):
+        accelerate(module)
+    with pytest.raises(FoundationError, match="a Linear"):
+        accelerate(torch.nn.Linear(1, 1))
+
+
+def test_the_calculator_and_the_checkpoint_use_it():
+    checkpoint = Checkpoint.load(SEED)
+    assert isinstance(checkpoint.module(accelerate=True), FastMACE)
+    assert not isinstance(checkpoint.module(), FastMACE)
+    atoms = bulk("Mo", cubic=True)
+    atoms.rattle(0.05, seed=4)
+    results = []
+    for wanted in (True, False):
+        calc = FineTunedCalculator(checkpoint, accelerate=wanted)
+        atoms.calc = calc
+        assert calc.parameters["accelerate"] is wanted
+        results.append((atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress()))
+    (e1, f1, s1), (e2, f2, s2) = results
+    assert e1 == pytest.approx(e2, abs=1e-10)
+    assert np.allclose(f1, f2, atol=1e-10) and np.allclose(s1, s2, atol=1e-11)
