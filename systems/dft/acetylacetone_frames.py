@@ -72,13 +72,18 @@ def split_of(atoms: Atoms) -> str:
     return next(s for s, numbers in TRAJECTORIES[family].items() if trajectory in numbers)
 
 
-def enol(*, symmetric: bool = False) -> Atoms:
+def enol(*, symmetric: bool = False, eclipsed: bool = False) -> Atoms:
     """Return a guess of the planar enol, the mirror between its halves at x = 0.
+
+    One H of each methyl group lies in the plane: beside O on the keto side, away from O on the
+    enol side. The second is 51 meV lower than beside O, the first 3 meV lower than away.
 
     Parameters
     ----------
     symmetric : bool
-        The bridging H midway between the O.
+        The bridging H midway between the O, and both methyl groups as on the enol side.
+    eclipsed : bool
+        Both methyl groups as on the keto side.
     """
     half = {
         "C": (1.22, 0.05, 0.0),
@@ -93,7 +98,13 @@ def enol(*, symmetric: bool = False) -> Atoms:
     bridge = (0.0, -1.40, 0.0) if symmetric else (-0.28, -1.45, 0.0)
     heavy = [left["C"], right["C"], left["O"], right["O"], left["Me"], right["Me"]]
     hydrogens = [side[h] for side in (left, right) for h in ("H1", "H2", "H3")]
-    return Atoms(SYMBOLS, positions=[(0, 0.72, 0), *heavy, bridge, (0, 1.80, 0), *hydrogens])
+    atoms = Atoms(SYMBOLS, positions=[(0, 0.72, 0), *heavy, bridge, (0, 1.80, 0), *hydrogens])
+    if not eclipsed:
+        for side in METHYLS if symmetric else ("enol",):
+            carbon, methyl, moving = METHYLS[side]
+            # The image of an H above the plane is the H below it: the order of `SWAP`.
+            atoms = rotated(atoms, (carbon, methyl), moving, 180.0)
+    return atoms
 
 
 def mirrored(atoms: Atoms) -> Atoms:

@@ -65,7 +65,7 @@ def sample(calculator: Any) -> list[Atoms]:
         If a molecule falls apart.
     """
     trajectories = plan()
-    start = relax(enol(), calculator, fmax=FMAX).atoms
+    start = relax(enol(eclipsed=True), calculator, fmax=FMAX).atoms
     masses = start.get_masses()[:, None]
     dt = TIMESTEP_FS * units.fs
     keep = np.exp(-FRICTION_PER_FS * TIMESTEP_FS)
