@@ -10,7 +10,7 @@ from pathlib import Path
 from ase import Atoms
 
 from systems import get_system, list_systems
-from systems.dft import mo_references
+from systems.dft import acetylacetone_frames, acetylacetone_references, mo_references
 from systems.dft.shards import read_shard
 from systems.hdf5 import Reference, split_sizes, write_frames, write_references
 from systems.system import DATA, SPLITS
@@ -27,13 +27,17 @@ class Recipe:
     """How a file comes about: shards, families never trained on, and references.
 
     Frames of ``reference_only`` families define reference values, so they are in no set that a
-    model is trained or tested on.
+    model is trained or tested on. A system with ``split`` has its own rule instead of both.
+    ``energy`` says which energy the labels are.
     """
 
     shards: tuple[str, ...]
     out_of_distribution: frozenset[str]
     reference_only: frozenset[str]
     references: Callable[[Mapping[str, Atoms]], list[Reference]]
+    generator: str
+    energy: str
+    split: Callable[[Atoms], str] | None = None
 
 
 RECIPES = {
@@ -42,12 +46,25 @@ RECIPES = {
         frozenset({"rattle_2400K", "vacancy", "surface_110", "surface_100"}),
         frozenset({"elastic"}),
         mo_references.references,
+        "systems/dft/mo_gpaw.py",
+        "force-consistent free energy, eV",
+    ),
+    "acetylacetone": Recipe(
+        ("acetylacetone_pyscf.extxyz",),
+        frozenset(),
+        frozenset(),
+        acetylacetone_references.references,
+        "systems/dft/acetylacetone_pyscf.py",
+        "total energy, eV",
+        acetylacetone_frames.split_of,
     ),
 }
 
 
 def split_of(atoms: Atoms, recipe: Recipe) -> str:
-    """Return the split of a frame; depends on its family and on the number in its id only."""
+    """Return the split of a frame; depends on its family and on the numbers in its id only."""
+    if recipe.split is not None:
+        return recipe.split(atoms)
     if atoms.info["config_type"] in recipe.out_of_distribution:
         return "test_ood"
     if atoms.info["config_type"] in recipe.reference_only:
@@ -81,8 +98,8 @@ def assemble(name: str, path: Path | None = None) -> Path:
             "level_of_theory": system.level_of_theory,
             "license": system.license,
             "elements": list(system.elements),
-            "energy": "force-consistent free energy, eV",
-            "generator": "systems/dft/mo_gpaw.py, systems/dft/assemble.py",
+            "energy": recipe.energy,
+            "generator": f"{recipe.generator}, systems/dft/assemble.py",
         },
     )
     write_references(part, recipe.references(frames))
