@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
-from ase import Atoms
+from ase import Atoms, units
 
 from systems.dft.shards import append_frame, read_shard
 
@@ -94,9 +94,10 @@ def verify(shard: Path, recompute: Callable[[Atoms], Atoms], count: int) -> bool
         force = 1e3 * np.abs(again.arrays["REF_forces"] - stored.arrays["REF_forces"]).max()
         passed = abs(energy) <= MAX_ENERGY and force <= MAX_FORCE
         good = good and passed
-        print(
-            f"{stored.info['id']}: energy {energy:+.4f} meV/atom, force {force:.4f} meV/A: "
-            f"{'reproduced' if passed else 'NOT reproduced'}",
-            flush=True,
-        )
+        found = f"energy {energy:+.4f} meV/atom, force {force:.4f} meV/A"
+        if "REF_stress" in stored.info:
+            stress = np.abs(again.info["REF_stress"] - stored.info["REF_stress"]).max() / units.GPa
+            found += f", stress {stress:.4f} GPa"
+        verdict = "reproduced" if passed else "NOT reproduced"
+        print(f"{stored.info['id']}: {found}: {verdict}", flush=True)
     return good

@@ -17,7 +17,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,9 @@ import ase.io
 import numpy as np
 from ase import Atoms
 
+from systems.dft.generate import generate, verify
 from systems.dft.mo_frames import CUTOFF_EV, KMESH, Job, convergence_jobs, label_jobs
-from systems.dft.shards import append_frame, read_shard, script_commit
+from systems.dft.shards import PROVENANCE_KEYS, append_frame, read_shard, script_commit
 
 HERE = Path(__file__).resolve().parent
 SHARDS = HERE.parent / "data" / "shards"
@@ -35,8 +35,6 @@ LABELS = SHARDS / "mo_gpaw.extxyz"
 CONVERGENCE = SHARDS / "mo_gpaw_convergence.extxyz"
 CRITERIA = {"energy": 1e-5, "density": 1e-5, "eigenstates": 4e-8}
 SMEARING_EV = 0.2
-MAX_ENERGY = 1.0  # meV/atom, of a recomputed frame
-MAX_FORCE = 5.0  # meV/A, largest component
 FRAME_TIMEOUT_S = 5400.0
 
 
@@ -73,7 +71,7 @@ def compute(job: Job, gpaw_python: str) -> dict[str, Any]:
     )
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no message"]
-        raise RuntimeError(f"GPAW failed on {job.id}: {lines[-1]}")
+        raise RuntimeError(f"GPAW failed: {lines[-1]}")
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
@@ -118,59 +116,12 @@ def rounded(job: Job) -> Job:
     return Job(job.id, job.family, atoms, job.kpts, job.cutoff_eV)
 
 
-def generate(jobs: list[Job], shard: Path, gpaw_python: str, hours: float) -> None:
-    """Label what the shard lacks until all is done or no new frame may start after ``hours``."""
-    stop = time.monotonic() + 3600.0 * hours
-    commit = script_commit(HERE)
-    known = read_shard(shard)
-    failed = 0
-    for job in map(rounded, jobs):
-        if job.id in known:
-            continue
-        if time.monotonic() > stop:
-            print("time is up", flush=True)
-            break
-        try:
-            result = compute(job, gpaw_python)
-        except RuntimeError as error:
-            failed += 1
-            print(error, flush=True)
-            continue
-        append_frame(shard, labelled(job, result, commit))
-        print(
-            f"{time.strftime('%H:%M:%S')} {job.id} {len(job.atoms)} atoms "
-            f"{result['iterations']} iterations {result['wall_s']:.0f} s",
-            flush=True,
-        )
-    print(f"{len(read_shard(shard))} frames in {shard.name}, {failed} failed", flush=True)
-
-
 def stored_job(atoms: Atoms) -> Job:
     """Return the job that a stored frame answers."""
     a, b, c = (int(n) for n in atoms.info["kpts"].split()[0].split("x"))
     return Job(
         atoms.info["id"], atoms.info["config_type"], atoms, (a, b, c), atoms.info["cutoff_eV"]
     )
-
-
-def verify(shard: Path, gpaw_python: str, count: int) -> bool:
-    """Recompute ``count`` frames spread over the shard; true if all agree."""
-    frames = list(read_shard(shard).values())
-    good = True
-    for i in np.unique(np.linspace(0, len(frames) - 1, count).round().astype(int)):
-        atoms = frames[i]
-        result = compute(stored_job(atoms), gpaw_python)
-        energy = 1e3 * (result["free_energy"] - atoms.info["REF_energy"]) / len(atoms)
-        force = 1e3 * np.abs(np.array(result["forces"]) - atoms.arrays["REF_forces"]).max()
-        stress = np.abs(np.array(result["stress"]) - atoms.info["REF_stress"]).max() * 160.21766
-        passed = abs(energy) <= MAX_ENERGY and force <= MAX_FORCE
-        good = good and passed
-        print(
-            f"{atoms.info['id']}: energy {energy:+.4f} meV/atom, force {force:.4f} meV/A, "
-            f"stress {stress:.4f} GPa: {'reproduced' if passed else 'NOT reproduced'}",
-            flush=True,
-        )
-    return good
 
 
 def take(path: Path, shard: Path) -> None:
@@ -217,14 +168,15 @@ def main() -> None:
     if probe.returncode != 0:
         sys.exit(f"{args.gpaw_python} has no GPAW; name a Python that has it by --gpaw-python.")
     shard = CONVERGENCE if args.convergence else LABELS
+    commit = script_commit(HERE)
+
+    def computed(job: Job) -> Atoms:
+        return labelled(job, compute(job, args.gpaw_python), commit)
+
     if args.verify:
-        sys.exit(0 if verify(shard, args.gpaw_python, args.verify) else 1)
-    generate(
-        convergence_jobs() if args.convergence else label_jobs(),
-        shard,
-        args.gpaw_python,
-        args.hours,
-    )
+        sys.exit(0 if verify(shard, lambda a: computed(stored_job(a)), args.verify) else 1)
+    jobs = convergence_jobs() if args.convergence else label_jobs()
+    generate(map(rounded, jobs), shard, computed, args.hours, PROVENANCE_KEYS)
 
 
 if __name__ == "__main__":
