@@ -18,6 +18,15 @@ from properties.errors import (
 )
 from properties.gsfe import GSFEResult, gsfe_curve
 from properties.lattice import LatticeResult, lattice_constant
+from properties.molecule import (
+    MinimumResult,
+    TorsionResult,
+    TransferResult,
+    molecular_minimum,
+    torsion_profile,
+    transfer_barrier,
+    vibrational_frequencies,
+)
 from properties.quantity import Comparison, Curve, Quantity, compare
 from properties.relaxation import MASK_2D, MASK_3D, Relaxation, relax
 from properties.slip import SlipGeometry, gsfe_cell, slip_geometry
@@ -32,6 +41,7 @@ __all__ = [
     "Evaluation",
     "GSFEResult",
     "LatticeResult",
+    "MinimumResult",
     "MissingQuantityError",
     "NotConvergedError",
     "PropertyError",
@@ -40,6 +50,8 @@ __all__ = [
     "SlipGeometry",
     "StrainScan",
     "StructureError",
+    "TorsionResult",
+    "TransferResult",
     "UnitMismatchError",
     "compare",
     "elastic_tensor",
@@ -47,7 +59,11 @@ __all__ = [
     "gsfe_cell",
     "gsfe_curve",
     "lattice_constant",
+    "molecular_minimum",
     "relax",
     "slip_geometry",
     "strain_scan",
+    "torsion_profile",
+    "transfer_barrier",
+    "vibrational_frequencies",
 ]
