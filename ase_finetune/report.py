@@ -200,6 +200,7 @@ def _context(run: Run) -> dict[str, Any]:
         "gsfe": _gsfe(run, stages),
         "eos": _equation_of_state(run, stages),
         "elastic": _elastic(properties, stages),
+        "curves": _other_curves(run, stages),
         "checkpoint": None if checkpoint is None else checkpoint.as_posix(),
         "provenance": _flatten(provenance),
         "config": run.config,
@@ -355,6 +356,22 @@ def _elastic(properties: Mapping[str, Any], stages: list[str]) -> list[dict[str,
         for names, title in ((constants, "Elastic constants"), (averages, "Moduli and ratios"))
         if names
     ]  # fmt: skip
+
+
+def _other_curves(run: Run, stages: list[str]) -> list[dict[str, Any]]:
+    """One panel per curve that has no section of its own."""
+    drawn = []
+    shown = [stage for stage in stages if stage in run.curves]
+    references = run.curves.get("reference", {})
+    names = dict.fromkeys(name for stage in shown for name in run.curves[stage])
+    for name in (n for n in names if n != "eos" and not n.startswith("gsfe_")):
+        found = {stage: run.curves[stage][name] for stage in shown if name in run.curves[stage]}
+        reference = references.get(name)
+        title = tables.property_name(name).striptags()
+        entry = _figure(figures.curves(found, reference), title, f"{title}, by stage")
+        entry["source"] = reference.source if reference is not None else None
+        drawn.append(entry)
+    return drawn
 
 
 def _flatten(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:

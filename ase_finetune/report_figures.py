@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from ase_finetune.report_tables import STAGES, stage_label
+from ase_finetune.report_tables import STAGES, stage_label, unit_text
 from properties.plot import BLACK, COLORS, LINES, MARKERS
 from properties.quantity import Curve
 
@@ -122,6 +122,30 @@ def parity(
     return figure
 
 
+def curves(found: Mapping[str, Curve], reference: Curve | None) -> Figure:
+    """Draw one property's curve at every stage, and the points of its reference.
+
+    Parameters
+    ----------
+    found : mapping of str to Curve
+        By stage, in one pair of units.
+    reference : Curve, optional
+        Drawn as black points, labelled DFT.
+    """
+    figure, axes = _panel()
+    if reference is not None:
+        axes.plot(reference.x, reference.y, "o", color=BLACK, ms=4, label="DFT", zorder=3)
+    for stage, curve in found.items():
+        k = _style_index(stage)
+        axes.plot(curve.x, curve.y, color=COLORS[k], ls=LINES[k % len(LINES)], lw=1.2,
+                  label=stage_label(stage))  # fmt: skip
+    shown = next(iter(found.values()))
+    axes.set_xlabel(unit_text(shown.x_unit))
+    axes.set_ylabel(unit_text(shown.y_unit))
+    _legend(figure, axes)
+    return figure
+
+
 class _PlainLogFormatter(LogFormatter):
     def __call__(self, x: float, pos: int | None = None) -> str:
         return f"{x:g}" if super().__call__(x, pos) else ""
@@ -182,4 +206,4 @@ def _legend(figure: Figure, axes: Axes) -> None:
                       columnspacing=1.2)  # fmt: skip
 
 
-__all__ = ["add_unreferenced", "fit_page", "image", "learning_curve", "parity"]
+__all__ = ["add_unreferenced", "curves", "fit_page", "image", "learning_curve", "parity"]

@@ -21,7 +21,8 @@ MEASURES = (
     ("energy_rmse_meV_per_atom", "Energy", "meV/atom"),
     ("stress_rmse_meV_per_A3", "Stress", "meV/Å³"),
 )
-DECIMALS = {"A": 4, "GPa": 1, "N/m": 1, "J/m^2": 3, "1": 3, "eV/atom": 4, "THz": 2}
+DECIMALS = {"A": 4, "GPa": 1, "N/m": 1, "J/m^2": 3, "1": 3, "eV/atom": 4, "THz": 2, "deg": 1,
+            "meV": 1, "cm^-1": 1}  # fmt: skip
 NAMES = {
     "a0": Markup("Lattice constant <i>a</i><sub>0</sub>"),
     "a0_eos": Markup("Lattice constant <i>a</i><sub>0</sub> (EOS)"),
@@ -32,6 +33,10 @@ NAMES = {
     "poisson_ratio_vrh": Markup("Poisson ratio <i>&nu;</i> (VRH)"),
     "poisson_ratio_100": Markup("Poisson ratio <i>&nu;</i><sub>100</sub>"),
     "energy_per_atom": Markup("Energy per atom"),
+    "zero_point_energy": Markup("Zero-point energy"),
+    "frequencies": Markup("Harmonic frequencies"),
+    "transfer_barrier": Markup("Hydrogen-transfer barrier"),
+    "transfer_distance": Markup("Distance of the sites at the transition state"),
 }
 
 
@@ -82,7 +87,8 @@ def unit_text(unit: str) -> str:
     if unit == "1":
         return ""
     text = re.sub(r"\bA\b", "Å", unit)
-    return text.replace("^2", "²").replace("^3", "³")
+    text = text.replace("^2", "²").replace("^3", "³").replace("^-1", "⁻¹")
+    return "°" if text == "deg" else text
 
 
 def duration(seconds: float) -> str:
@@ -104,6 +110,13 @@ def property_name(name: str) -> Markup:
     if match := re.fullmatch(r"gsfe_(.+)_rmse(?:_(.+))?", name):
         against = f" against {match[2]}" if match[2] else ""
         return Markup("GSFE {}, RMSE of the curve{}").format(plane_title(match[1]), against)
+    if match := re.fullmatch(r"(?!gsfe_)(.+)_rmse(?:_(.+))?", name):
+        against = f" against {match[2]}" if match[2] else ""
+        return Markup("{}, RMSE of the curve{}").format(property_name(match[1]), against)
+    if match := re.fullmatch(r"(distance|angle)_(.+)", name):
+        return Markup("{} {}").format(match[1].capitalize(), match[2])
+    if match := re.fullmatch(r"torsion_(.+)", name):
+        return Markup("Torsion, {}").format(match[1])
     if match := re.fullmatch(r"gamma_usf_(.+)", name):
         return Markup("<i>&gamma;</i><sub>usf</sub> {}").format(plane_title(match[1]))
     return Markup("{}").format(name.replace("_", " "))
