@@ -22,6 +22,7 @@ from systems.dft.acetylacetone_frames import (
     HYDROXYL_ANGLES,
     KETO_C,
     KETO_O,
+    METHYL_ANGLES,
     METHYLS,
     SWAP,
     enol,
@@ -38,7 +39,7 @@ ANGLES = {"angle_OHO": (ENOL_O, BRIDGE_H, KETO_O)}
 # Bond, what turns about it, angles in degrees: where the reference has points.
 TORSIONS = {
     **{
-        side: ((carbon, methyl), hydrogens, tuple(range(0, 130, 10)))
+        side: ((carbon, methyl), hydrogens, (0, *METHYL_ANGLES))
         for side, (carbon, methyl, hydrogens) in METHYLS.items()
     },
     "hydroxyl": ((ENOL_C, ENOL_O), (BRIDGE_H,), (0, *HYDROXYL_ANGLES)),

@@ -29,16 +29,14 @@ LABEL = "pyscf"
 def torsion(frames: Mapping[str, Atoms], name: str) -> Curve:
     """Return the energies (meV) of a rigid rotation (degrees) from the scan frames.
 
-    A methyl group is mapped onto itself by 120 degrees, and the mirror plane of the minimum makes
-    opposite rotations equal, so its curve over 120 degrees comes from the first 60.
+    Of a methyl group up to 60 degrees: the mirror plane of the minimum makes opposite rotations
+    equal. Rotation by 120 degrees would not end at zero, since its H are not quite equivalent.
     """
     zero = frames[MINIMUM].info["REF_energy"]
     angles = HYDROXYL_ANGLES if name == "hydroxyl" else METHYL_ANGLES
     rise = {0: 0.0}
     for angle in angles:
         rise[angle] = 1e3 * (frames[f"torsion_{name}_{angle:03d}"].info["REF_energy"] - zero)
-    if name in METHYLS:
-        rise.update({120 - angle: energy for angle, energy in rise.items()})
     x = sorted(rise)
     return Curve(
         np.array(x, dtype=float),
@@ -46,7 +44,6 @@ def torsion(frames: Mapping[str, Atoms], name: str) -> Curve:
         "deg",
         "meV",
         f"{OURS}; rigid rotation of the relaxed minimum",
-        periodic=name in METHYLS,
     )
 
 
