@@ -1,0 +1,103 @@
+"""A training step and an MD step against mace-torch on the same model, frames and neighbor lists.
+
+    python evaluation.py --case mo --dtype float32
+
+The peer of the training step is mace-torch's own module inside this project's trainer, that is
+`--no-accelerate`; that of the MD step is ``mace.calculators.MACECalculator``. Prints one JSON line
+for each; a ratio above 1 means that ours is faster. Run it on an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from cases import CASES, median_time, random_checkpoint, save_model
+
+from ase_finetune import FineTunedCalculator
+from ase_finetune.checkpoint import Checkpoint
+from ase_finetune.graphs import build_graph, collate, predict
+from ase_finetune.loss import Loss
+
+
+def training_step(checkpoint: Checkpoint, frames: list, dtype: str, *, accelerate: bool) -> float:
+    """Seconds of loss and gradient of one batch, forces and stress included."""
+    module = checkpoint.module(dtype, accelerate=accelerate)
+    rng = np.random.default_rng(2)
+    labelled = []
+    for atoms in frames:
+        frame = atoms.copy()
+        frame.info["REF_energy"] = float(rng.normal())
+        frame.arrays["REF_forces"] = rng.normal(size=(len(frame), 3))
+        if frame.pbc.all():
+            frame.info["REF_stress"] = 0.01 * rng.normal(size=6)
+        labelled.append(frame)
+    graphs = [
+        build_graph(
+            a, checkpoint.numbers, checkpoint.r_max, dtype=getattr(torch, dtype),
+            E0s=dict(checkpoint.E0s),
+        )
+        for a in labelled
+    ]  # fmt: skip
+    loss = Loss.for_graphs(graphs, 1.0, 10.0, 1.0)
+    batch = collate(graphs, len(checkpoint.numbers))
+
+    def step() -> None:
+        module.zero_grad()
+        result = predict(module, batch, stress=loss.needs_stress, training=True)
+        loss(result, batch).backward()
+
+    return median_time(step)
+
+
+def md_step(calculator: object, frames: list) -> float:
+    """Seconds of energy and forces of a moved structure, neighbor list included."""
+    atoms = frames[0].copy()
+    atoms.calc = calculator
+    rng = np.random.default_rng(3)
+
+    def step() -> None:
+        atoms.positions += rng.normal(0.0, 1e-3, atoms.positions.shape)
+        atoms.get_forces()
+
+    return median_time(step, warm=4, runs=9)
+
+
+def show(name: str, ours: float, peer: float) -> None:
+    """Print the JSON line of one comparison."""
+    line = {"name": name, "ours": ours, "peer": peer, "ratio": peer / ours}
+    print(json.dumps(line), flush=True)
+
+
+def main() -> None:
+    """Run one case."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--case", choices=CASES, default="mo")
+    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(args.threads)
+    frames = CASES[args.case]()
+    checkpoint = random_checkpoint(frames, args.dtype)
+    label = f"{args.case} {args.dtype} {args.threads} threads"
+    ours, peer = (
+        training_step(checkpoint, frames, args.dtype, accelerate=fast) for fast in (True, False)
+    )
+    show(f"training step, {label}", ours, peer)
+    with tempfile.TemporaryDirectory() as folder:
+        model = save_model(checkpoint, Path(folder) / "random.model", args.dtype)
+        from mace.calculators import MACECalculator
+
+        theirs = MACECalculator(model_paths=str(model), device="cpu", default_dtype=args.dtype)
+    mine = FineTunedCalculator(checkpoint, dtype=args.dtype)
+    show(f"MD step, {label}", md_step(mine, frames), md_step(theirs, frames))
+
+
+if __name__ == "__main__":
+    main()
