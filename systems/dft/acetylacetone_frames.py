@@ -40,11 +40,16 @@ FRAMES = {"train": 20, "valid": 13, "test_id": 14, "test_ood": 14}  # of each tr
 ATOMS = "IsolatedAtom"
 REFERENCE = "reference"
 STATIONARY = "stationary"
+DISPLACED = "displaced"
 MINIMUM, TRANSITION = "stationary_00", "stationary_01"
 # Degrees; by the mirror plane of the minimum the opposite rotation has the same energy.
 METHYL_ANGLES = tuple(range(10, 70, 10))
 HYDROXYL_ANGLES = tuple(range(15, 195, 15))
-# Position on the straight line from the transition state (0) to the minimum (1) and beyond;
+# Displacements (atom, direction) of the minimum by both signs: columns of the Hessian, to check it.
+COLUMNS = ((BRIDGE_H, 0), (ENOL_O, 1))
+COLUMN_STEP = 0.01  # A
+# Position on the straight line from the transition state (0) to the minimum (1) and beyond, whose
+# methyl group of the keto side is turned as at the transition state (0.01 eV);
 # negative: towards the minimum's mirror image, two points that test the symmetry of the labels.
 TRANSFER = (*(round(0.1 * i, 1) for i in range(13)), -0.3, -0.7)
 
@@ -64,7 +69,7 @@ def split_of(atoms: Atoms) -> str:
     family = str(atoms.info["config_type"])
     if family == ATOMS:
         return "train"
-    if family == STATIONARY:
+    if family in (STATIONARY, DISPLACED):
         return REFERENCE
     if family not in TRAJECTORIES:
         return "test_ood"
@@ -125,7 +130,8 @@ def transfer_path(minimum: Atoms, transition: Atoms) -> dict[float, Atoms]:
     """
     from ase.build import minimize_rotation_and_translation
 
-    end = minimum.copy()
+    carbon, methyl, hydrogens = METHYLS["keto"]
+    end = rotated(minimum, (carbon, methyl), hydrogens, 180.0)
     minimize_rotation_and_translation(transition, end)
     found = {}
     for amount in TRANSFER:
@@ -157,6 +163,12 @@ def scan_jobs(stationary: Mapping[str, Atoms]) -> list[Job]:
     minimum = Atoms(SYMBOLS, stationary[MINIMUM].positions)
     transition = Atoms(SYMBOLS, stationary[TRANSITION].positions)
     jobs = []
+    for atom, direction in COLUMNS:
+        for sign in (1, -1):
+            atoms = minimum.copy()
+            atoms.positions[atom, direction] += sign * COLUMN_STEP
+            name = f"displaced_{atom:02d}_{'xyz'[direction]}_{sign:+d}"
+            jobs.append(Job(name, DISPLACED, atoms))
     for side, (carbon, methyl, hydrogens) in METHYLS.items():
         for angle in METHYL_ANGLES:
             atoms = rotated(minimum, (carbon, methyl), hydrogens, angle)
