@@ -1,4 +1,4 @@
-"""Simple physics of a model beside its teachers: lattice constants, elastic constants, slip.
+"""Simple physics of a model beside its teachers: lattices, elasticity, slip, phonons, water.
 
 The same file runs in both environments::
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE
 from ase.units import GPa
 from families_solid import A_MO, slip_cell
+from phonopy import Phonopy
+from phonopy.structure.atoms import PhonopyAtoms
 
 J_PER_M2 = 16.0218
 
@@ -73,6 +76,42 @@ def layer_constant(atoms: Atoms, calculator: Calculator) -> Atoms:
     return atoms
 
 
+def phonons(calculator: Calculator) -> dict[str, float]:
+    """Monolayer MoS2, 5x5 supercell: lowest band on Gamma-M-K-Gamma, optical modes at Gamma (THz).
+
+    Pairs of opposite displacements of 0.01 A; a negative frequency is imaginary.
+    """
+    layer = layer_constant(mx2("MoS2", vacuum=7.0), calculator)
+    layer.calc = calculator
+    BFGS(layer, logfile=None).run(fmax=1e-4, steps=300)
+    unit = PhonopyAtoms(
+        symbols=list(layer.symbols), cell=layer.cell.array, positions=layer.positions
+    )
+    phonon = Phonopy(unit, np.diag([5, 5, 1]), primitive_matrix="P", log_level=0)
+    phonon.generate_displacements(distance=0.01, is_plusminus=True)
+    forces = []
+    for cell in phonon.supercells_with_displacements:
+        atoms = Atoms(cell.symbols, cell.positions, cell=cell.cell, pbc=True)
+        atoms.calc = calculator
+        forces.append(atoms.get_forces())
+    phonon.forces = forces
+    phonon.produce_force_constants(fc_calculator="symfc")
+    corners = np.array([[0, 0, 0], [1 / 2, 0, 0], [1 / 3, 1 / 3, 0], [0, 0, 0]])
+    path = [(1 - t) * a + t * b for a, b in pairwise(corners) for t in np.linspace(0, 1, 41)]
+    phonon.run_qpoints(path)
+    bands = phonon.qpoints.frequencies
+    phonon.run_qpoints([[0, 0, 0]])
+    gamma = phonon.qpoints.frequencies[0]
+    # E'' and E' are pairs; A1' and A2'' are single and lie above them.
+    return {
+        "MoS2_lowest_THz": float(bands.min()),
+        "MoS2_E''_THz": float(gamma[3:5].mean()),
+        "MoS2_E'_THz": float(gamma[5:7].mean()),
+        "MoS2_A1'_THz": float(gamma[7]),
+        "MoS2_A2''_THz": float(gamma[8]),
+    }
+
+
 def others(calculator: Calculator) -> dict[str, float]:
     """a0 of graphene and MoS2 (A), water's geometry (A, degrees), water dimer binding (meV)."""
     sheet = layer_constant(graphene(vacuum=7.0), calculator)
@@ -113,12 +152,12 @@ def main() -> None:
     if args.model == "teachers":
         from teachers import sevennet, snap
 
-        result = {**molybdenum(snap()), **others(sevennet())}
+        result = {**molybdenum(snap()), **others(sevennet()), **phonons(sevennet())}
     else:
         from ase_finetune.calculator import FineTunedCalculator
 
         calculator = FineTunedCalculator(args.model)
-        result = {**molybdenum(calculator), **others(calculator)}
+        result = {**molybdenum(calculator), **others(calculator), **phonons(calculator)}
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     for name, value in result.items():
         print(f"{name:20s} {value:.4f}")
