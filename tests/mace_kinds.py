@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 
@@ -28,6 +30,7 @@ _DENSITY = {
     "distance_transform": "Agnesi",
     "pair_repulsion": True,
 }
+_BUILT: dict[tuple[str, tuple[int, ...], str], torch.nn.Module] = {}
 KINDS = {
     "MP-0": {"hidden": "8x0e+8x1o"},
     "MP-0 L0": {"hidden": "8x0e"},
@@ -44,6 +47,14 @@ KINDS = {
 
 def random_mace(kind: str, numbers: list[int], dtype: str = "float64") -> torch.nn.Module:
     """Build one of `KINDS` with random weights, scale, shift and E0s."""
+    # e3nn compiles every layer, which takes seconds; a copy of what was built takes a tenth.
+    key = (repr(sorted(KINDS[kind].items(), key=str)), tuple(numbers), dtype)
+    if key not in _BUILT:
+        _BUILT[key] = _random_mace(kind, numbers, dtype)
+    return copy.deepcopy(_BUILT[key])
+
+
+def _random_mace(kind: str, numbers: list[int], dtype: str) -> torch.nn.Module:
     options = dict(KINDS[kind])
     heads = options.get("heads", ["Default"])
     rng = np.random.default_rng(7)

@@ -163,7 +163,8 @@ def main() -> None:
     errors = family_errors(checkpoint, splits.tests["test"])
     print_table(errors)
     metrics = {**checkpoint.metrics, "held_out": errors}
-    checkpoint.replace(metrics=metrics).save(args.out / "checkpoint")
+    # A foundation: nothing was fine-tuned on labels of a user.
+    checkpoint.replace(metrics=metrics, stage="zero_shot").save(args.out / "checkpoint")
 
 
 if __name__ == "__main__":
