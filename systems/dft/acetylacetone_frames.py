@@ -48,8 +48,7 @@ HYDROXYL_ANGLES = tuple(range(15, 195, 15))
 # Displacements (atom, direction) of the minimum by both signs: columns of the Hessian, to check it.
 COLUMNS = ((BRIDGE_H, 0), (ENOL_O, 1))
 COLUMN_STEP = 0.01  # A
-# Position on the straight line from the transition state (0) to the minimum (1) and beyond, whose
-# methyl group of the keto side is turned as at the transition state (0.01 eV);
+# Position on the straight line from the transition state (0) to the minimum (1) and beyond;
 # negative: towards the minimum's mirror image, two points that test the symmetry of the labels.
 TRANSFER = (*(round(0.1 * i, 1) for i in range(13)), -0.3, -0.7)
 
@@ -80,15 +79,15 @@ def split_of(atoms: Atoms) -> str:
 def enol(*, symmetric: bool = False, eclipsed: bool = False) -> Atoms:
     """Return a guess of the planar enol, the mirror between its halves at x = 0.
 
-    One H of each methyl group lies in the plane: beside O on the keto side, away from O on the
-    enol side. The second is 51 meV lower than beside O, the first 3 meV lower than away.
+    One H of each methyl group lies in the plane, away from O. On the enol side beside O would be
+    51 meV higher; on the keto side it is as high within some meV, but a saddle point.
 
     Parameters
     ----------
     symmetric : bool
-        The bridging H midway between the O, and both methyl groups as on the enol side.
+        The bridging H midway between the O.
     eclipsed : bool
-        Both methyl groups as on the keto side.
+        The H in the plane beside O.
     """
     half = {
         "C": (1.22, 0.05, 0.0),
@@ -105,8 +104,7 @@ def enol(*, symmetric: bool = False, eclipsed: bool = False) -> Atoms:
     hydrogens = [side[h] for side in (left, right) for h in ("H1", "H2", "H3")]
     atoms = Atoms(SYMBOLS, positions=[(0, 0.72, 0), *heavy, bridge, (0, 1.80, 0), *hydrogens])
     if not eclipsed:
-        for side in METHYLS if symmetric else ("enol",):
-            carbon, methyl, moving = METHYLS[side]
+        for carbon, methyl, moving in METHYLS.values():
             # The image of an H above the plane is the H below it: the order of `SWAP`.
             atoms = rotated(atoms, (carbon, methyl), moving, 180.0)
     return atoms
@@ -130,8 +128,7 @@ def transfer_path(minimum: Atoms, transition: Atoms) -> dict[float, Atoms]:
     """
     from ase.build import minimize_rotation_and_translation
 
-    carbon, methyl, hydrogens = METHYLS["keto"]
-    end = rotated(minimum, (carbon, methyl), hydrogens, 180.0)
+    end = minimum.copy()
     minimize_rotation_and_translation(transition, end)
     found = {}
     for amount in TRANSFER:

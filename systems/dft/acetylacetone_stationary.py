@@ -29,7 +29,7 @@ from systems.dft.molecule_pyscf import PBED3, Level, converge, dispersion
 from systems.dft.shards import MOLECULE_KEYS, append_frame, read_shard
 
 HESSIAN = Path(__file__).resolve().parent.parent / "data" / "acetylacetone_hessian.json"
-HESSIAN_GRIDS = (0, 2, 4)
+HESSIAN_GRIDS = (0, 3)
 FMAX = 2e-3  # eV/A
 D3_STEP = 0.002  # A
 COMMAND = "python -m systems.dft.acetylacetone_pyscf --stationary"
