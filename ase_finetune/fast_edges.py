@@ -59,11 +59,11 @@ class Edges:
 
     def by_species(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Split sorted atoms by element."""
-        return x.split(self.counts)
+        return tuple(torch.split(x, list(self.counts)))
 
     def by_block(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Split edges (E, ...) by block into (atoms, width, ...)."""
-        parts = x.split([b.size * b.width for b in self.blocks])
+        parts = torch.split(x, [b.size * b.width for b in self.blocks])
         return tuple(
             p.view(b.size, b.width, *p.shape[1:]) for p, b in zip(parts, self.blocks, strict=True)
         )

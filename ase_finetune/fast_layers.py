@@ -18,6 +18,7 @@ import torch
 from ase_finetune._mace import o3
 from ase_finetune.fast_edges import Edges
 
+_Table = dict[tuple[int, ...], np.ndarray]  # monomial -> coefficients (2l+1, paths)
 Features = dict[int, torch.Tensor]  # position in the irreps -> (atoms, 2l+1, channels)
 
 
@@ -124,7 +125,7 @@ class RadialNet:
 
 @dataclass(frozen=True)
 class _Path:
-    """One uvu path: blocks of features, harmonics and output; coupling (mid, in, out) if needed."""
+    """One uvu path: blocks of features, harmonics and output; coupling (mid, in * out) or none."""
 
     i_in: int
     i_edge: int
@@ -171,17 +172,16 @@ class Convolution:
         found = {}
         for path, weight in zip(self.paths, weights.split(self.widths, dim=1), strict=True):
             x = sent[path.i_in]
-            messages = edges.by_block(x * weight.unsqueeze(1))
-            geometry = by_l[path.i_edge]
+            messages, geometry = x * weight.unsqueeze(1), by_l[path.i_edge]
+            n_out = geometry.shape[1]
             if path.coupling is not None:
                 geometry = geometry @ path.coupling.like(geometry)
-            parts = [
-                y.reshape(len(y), -1, path_dim).transpose(1, 2) @ m.flatten(1, 2)
-                for y, m, path_dim in (
-                    (y, m, geometry.shape[1] // x.shape[1])
-                    for y, m in zip(edges.by_block(geometry), messages, strict=True)
-                )
-            ]
+                n_out = geometry.shape[1] // x.shape[1]
+            parts = []
+            pairs = zip(edges.by_block(geometry), edges.by_block(messages), strict=True)
+            for left, right in pairs:
+                left = left.reshape(len(left), -1, n_out)
+                parts.append(left.transpose(1, 2) @ right.flatten(1, 2))
             found[path.i_out] = _cat(parts)
         return found
 
@@ -203,9 +203,9 @@ class SymmetricPowers:
         self.agnostic = agnostic
         self.order = self.contractions[0].correlation
         needed: list[set[tuple[int, ...]]] = [set() for _ in range(self.order)]
-        tables: list[list[tuple[Mapping[tuple[int, ...], np.ndarray], int, int]]] = []
+        tables: list[list[tuple[_Table, int, int]]] = []
         for contraction in self.contractions:
-            rows = []
+            rows: list[tuple[_Table, int, int]] = []
             for nu in range(1, self.order + 1):
                 u = contraction.U_tensors(nu).double().cpu().numpy()
                 if u.ndim == nu + 1:
@@ -294,20 +294,21 @@ def _block_diagonal(tables: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat(wide)
 
 
-def _monomials(u: np.ndarray, nu: int) -> dict[tuple[int, ...], np.ndarray]:
+def _monomials(u: np.ndarray, nu: int) -> _Table:
     """Return the coefficients (2l+1, paths) of every monomial with a nonzero one."""
     dim = u.shape[1]
-    found = {}
+    found: _Table = {}
     tiny = 1e-10 * max(float(np.abs(u).max()), 1e-30)
     for key in itertools.combinations_with_replacement(range(dim), nu):
-        total = sum(u[(slice(None), *perm)] for perm in set(itertools.permutations(key)))
+        orders = np.array(sorted(set(itertools.permutations(key))))
+        total = u[(slice(None), *orders.T)].sum(axis=1)
         if np.abs(total).max() > tiny:
-            found[key] = np.asarray(total)
+            found[key] = total
     return found
 
 
 def _dense(
-    table: Mapping[tuple[int, ...], np.ndarray],
+    table: _Table,
     keys: Sequence[tuple[int, ...]],
     size: int,
     paths: int,

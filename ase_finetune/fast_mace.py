@@ -141,6 +141,18 @@ class _Interaction:
 class FastMACE(torch.nn.Module):
     """A MACE module with a faster forward; made by :func:`accelerate`."""
 
+    # Taken over from the module.
+    atomic_energies_fn: Any
+    atomic_numbers: torch.Tensor
+    interactions: Any
+    node_embedding: Any
+    pair_repulsion_fn: Any
+    products: Any
+    radial_embedding: Any
+    readouts: Any
+    scale_shift: Any
+    spherical_harmonics: Any
+
     def __init__(self, module: Any) -> None:
         super().__init__()
         for name, buffer in module.named_buffers(recurse=False):
@@ -154,22 +166,22 @@ class FastMACE(torch.nn.Module):
         self._rebuild()
 
     def _rebuild(self) -> None:
-        pairs = zip(self.interactions, self.products, strict=True)  # type: ignore[arg-type]
+        pairs = zip(self.interactions, self.products, strict=True)
         self._steps = [_Interaction(block, product) for block, product in pairs]
 
     def plain(self) -> torch.nn.Module:
         """Return the module of mace-torch, with the present parameters."""
-        module = self._module[0]
+        module: torch.nn.Module = self._module[0]
         for name, buffer in self.named_buffers(recurse=False):
             setattr(module, name, buffer)
-        return module  # type: ignore[no-any-return]
+        return module
 
     def __getstate__(self) -> dict[str, Any]:
         # What is read from the layers is read again: it may not be copied without them.
         return {**self.__dict__, "_steps": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._rebuild()
 
     def forward(
@@ -238,7 +250,7 @@ class FastMACE(torch.nn.Module):
         for step in self._steps:
             features = step(features, harmonics, radial, cutoff, edges)
             flat.append(join_irreps(features))
-        readouts = list(self.readouts)  # type: ignore[arg-type]
+        readouts = list(self.readouts)
         for i, readout in enumerate(readouts):
             source = flat[-1] if len(readouts) == 1 else flat[i]
             parts.append(readout(source, heads)[atoms, heads])
