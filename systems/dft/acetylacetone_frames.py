@@ -39,6 +39,7 @@ TRAJECTORIES = {
 FRAMES = {"train": 20, "valid": 13, "test_id": 14, "test_ood": 14}  # of each trajectory
 ATOMS = "IsolatedAtom"
 REFERENCE = "reference"
+SCAN_SHARE = 0.35  # of the plan, within which the scans end
 STATIONARY = "stationary"
 DISPLACED = "displaced"
 MINIMUM, TRANSITION = "stationary_00", "stationary_01"
@@ -189,9 +190,10 @@ def label_jobs(stationary: Mapping[str, Atoms]) -> Iterator[Job]:
         trajectory_jobs("md_600K", "test_ood"),
         scan_jobs(stationary) if {MINIMUM, TRANSITION} <= set(stationary) else [],
     ]
-    # Lists of unequal length end together, as each is spread over the whole plan.
+    # Lists of unequal length end together, as each is spread over the whole plan; but the scans
+    # within its first half, because the references need them whole.
     ranked = [
-        (i / len(jobs), turn, job)
+        (i / len(jobs) * (SCAN_SHARE if jobs is others[-1] else 1.0), turn, job)
         for turn, jobs in enumerate([train, *others])
         for i, job in enumerate(jobs)
     ]
