@@ -14,8 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-# An edge that no cutoff reaches, A; added to the zero vector from an atom to itself.
-FAR = 1.0e3
 # A block takes in one more atom while its padding stays below this many edges, which cost as much
 # as the calls for another block, or below this share of all its edges.
 PADDED_EDGES = 150
@@ -86,7 +84,7 @@ def _blocks(species: np.ndarray, degree: np.ndarray) -> list[tuple[int, int, int
     return found
 
 
-def sort_edges(inputs: Mapping[str, torch.Tensor]) -> Edges:
+def sort_edges(inputs: Mapping[str, torch.Tensor], far: float) -> Edges:
     """Sort and pad the edges of a batch (the inputs of a MACE module).
 
     Parameters
@@ -94,6 +92,8 @@ def sort_edges(inputs: Mapping[str, torch.Tensor]) -> Edges:
     inputs
         ``positions`` (N, 3), ``node_attrs`` (N, elements), ``edge_index`` (2, E) and ``shifts``
         (E, 3), in A.
+    far
+        Length of a padding edge, A, beyond every cutoff.
     """
     positions = inputs["positions"].detach()
     device, dtype = positions.device, positions.dtype
@@ -118,7 +118,7 @@ def sort_edges(inputs: Mapping[str, torch.Tensor]) -> Edges:
     full_sender = full_receiver.copy()
     full_sender[place] = inverse[sender[by_receiver]]
     shifts = torch.zeros(len(full_receiver), 3, dtype=dtype, device=device)
-    shifts[:, 0] = FAR
+    shifts[:, 0] = far
     at = torch.as_tensor(place, device=device)
     shifts[at] = inputs["shifts"].detach()[torch.as_tensor(by_receiver, device=device)]
     to_sender = torch.as_tensor(full_sender, device=device)

@@ -162,6 +162,8 @@ class FastMACE(torch.nn.Module):
         # In a list, so that torch does not see a second owner of the same children.
         self._module = [module]
         self.heads = list(module.heads)
+        # The pair repulsion reaches as far as two covalent radii, the rest to r_max.
+        self._far = 2.0 * float(module.r_max) + 10.0
         self._steps: list[_Interaction] = []
         self._rebuild()
 
@@ -201,7 +203,7 @@ class FastMACE(torch.nn.Module):
         """
         batch, n_graphs = data["batch"], len(data["ptr"]) - 1
         heads = data["head"][batch] if "head" in data else torch.zeros_like(batch)
-        edges = sort_edges(data)
+        edges = sort_edges(data, self._far)
         vectors = edges.vectors
         if compute_force or compute_stress:
             vectors = vectors.requires_grad_(True)

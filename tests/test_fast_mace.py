@@ -166,7 +166,7 @@ def test_sorted_edges_hold_every_edge_once_and_little_padding():
     module = random_mace("MP-0", NUMBERS)
     many = [f * (2, 2, 2) if f.pbc.all() and len(f) > 1 else f for f in frames()]
     joined = batch(module, many)
-    edges = sort_edges(joined.inputs)
+    edges = sort_edges(joined.inputs, far=50.0)
     assert sum(b.size for b in edges.blocks) == len(edges.order)
     assert sum(b.size * b.width for b in edges.blocks) == len(edges.sender)
     assert (edges.order[edges.inverse] == torch.arange(len(edges.order))).all()
