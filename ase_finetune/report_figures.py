@@ -23,6 +23,7 @@ from properties.plot import BLACK, COLORS, LINES, MARKERS
 from properties.quantity import Curve
 
 WIDTH, HEIGHT = 4.2, 3.3
+AXES = {"deg": "Angle", "meV": "Energy", "cm^-1": "Wavenumber"}  # by unit
 
 
 def learning_curve(
@@ -140,8 +141,9 @@ def curves(found: Mapping[str, Curve], reference: Curve | None) -> Figure:
         axes.plot(curve.x, curve.y, color=COLORS[k], ls=LINES[k % len(LINES)], lw=1.2,
                   label=stage_label(stage))  # fmt: skip
     shown = next(iter(found.values()))
-    axes.set_xlabel(unit_text(shown.x_unit))
-    axes.set_ylabel(unit_text(shown.y_unit))
+    for put, unit in ((axes.set_xlabel, shown.x_unit), (axes.set_ylabel, shown.y_unit)):
+        text = unit_text(unit)
+        put(f"{AXES[unit]} ({text})" if unit in AXES else text)
     _legend(figure, axes)
     return figure
 
