@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "mo": "systems.mo",
+    "acetylacetone": "systems.acetylacetone",
 }
 
 __all__ = [
