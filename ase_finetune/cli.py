@@ -86,6 +86,12 @@ ValidFraction = Annotated[
 ]
 SplitBy = Annotated[str, typer.Option(help="trajectory or config_type")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")]
+Accelerate = Annotated[
+    bool,
+    typer.Option(
+        "--accelerate/--no-accelerate", help="Faster exact evaluation, or that of mace-torch."
+    ),
+]
 
 
 @app.command()
@@ -294,6 +300,7 @@ def refine(
     out: Annotated[Path, typer.Option(help="Folder of the refined checkpoint.")] = Path("refined"),
     overwrite: Annotated[bool, typer.Option(help="Replace the checkpoint in --out.")] = False,
     device: Device = "cpu",
+    accelerate: Accelerate = True,
     as_json: Json = False,
 ) -> None:
     """Refine a checkpoint by full-batch L-BFGS, accepted only if validation improves."""
@@ -302,7 +309,12 @@ def refine(
     from ase_finetune.terminal import TerminalReporter
 
     config = RefineConfig(
-        method=method, evaluations=evaluations, history=history, proximal=proximal, device=device
+        method=method,
+        evaluations=evaluations,
+        history=history,
+        proximal=proximal,
+        device=device,
+        accelerate=accelerate,
     )
     if out.exists() and not ((out / "checkpoint.json").is_file() and overwrite):
         raise ConfigError(f"{out} exists; choose another --out, or --overwrite a checkpoint there.")
@@ -347,6 +359,7 @@ def evaluate(
     stress_key: StressKey = MACE_KEYS[2],
     dtype: Annotated[str, typer.Option(help="float32 or float64")] = "float64",
     device: Device = "cpu",
+    accelerate: Accelerate = True,
     out: OutFolder = None,
     as_json: Json = False,
 ) -> None:
@@ -364,7 +377,9 @@ def evaluate(
     results: dict[str, Any] = {"errors": {}, "errors_by_type": {}}
     for name, frames in _frames(data, system, (energy_key, forces_key, stress_key)).items():
         check_frames(frames, stress=False, elements=loaded.numbers, name=name)
-        predictions = predict_frames(loaded, frames, dtype=dtype, device=device)
+        predictions = predict_frames(
+            loaded, frames, dtype=dtype, device=device, accelerate=accelerate
+        )
         results["errors"].setdefault(loaded.stage, {})[name] = dataclasses.asdict(
             predictions.errors()
         )
@@ -384,6 +399,7 @@ def properties(
     system: Annotated[str, typer.Argument(help="A bundled system.")],
     only: Annotated[str | None, typer.Option(help="Comma-separated names.")] = None,
     device: Device = "cpu",
+    accelerate: Accelerate = True,
     out: OutFolder = None,
     as_json: Json = False,
 ) -> None:
@@ -402,7 +418,7 @@ def properties(
             f"{', '.join(chosen.properties)}."
         )
     loaded = _load(checkpoint)
-    calculator = FineTunedCalculator(loaded, device=device)
+    calculator = FineTunedCalculator(loaded, device=device, accelerate=accelerate)
     with TerminalReporter() as reporter:
         found, failures = compute_properties(chosen, calculator, names, reporter, loaded.stage)
     results = {

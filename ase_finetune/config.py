@@ -17,9 +17,14 @@ DTYPE_NAMES = ("float32", "float64")
 T = TypeVar("T")
 
 
-def _choose(name: str, value: object, choices: tuple[object, ...]) -> None:
+def _choose(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(map(str, choices))}.")
+        raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
+
+
+def _flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} is {value!r}; it must be true or false.")
 
 
 def _number(name: str, value: object, low: float, high: float = math.inf) -> None:
@@ -157,7 +162,7 @@ class TrainConfig:
         _number("ema_decay", self.ema_decay, 0.0, 0.999999)
         _number("clip", self.clip, 0.0)
         _choose("default_dtype", self.default_dtype, DTYPE_NAMES)
-        _choose("accelerate", self.accelerate, (True, False))
+        _flag("accelerate", self.accelerate)
         if self.device.split(":")[0] not in ("cpu", "cuda", "auto"):
             raise ConfigError(f"device is {self.device!r}; choose cpu, cuda, cuda:N or auto.")
 
@@ -198,7 +203,7 @@ class RefineConfig:
     accelerate: bool = True
 
     def __post_init__(self) -> None:
-        _choose("accelerate", self.accelerate, (True, False))
+        _flag("accelerate", self.accelerate)
         _choose("method", self.method, ("lbfgs",))
         _text("device", self.device)
         for name in ("evaluations", "history", "batch_atoms"):

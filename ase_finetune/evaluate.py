@@ -155,6 +155,7 @@ def predict_frames(
     dtype: str = "float64",
     device: str = "cpu",
     batch_atoms: int = 512,
+    accelerate: bool = True,
 ) -> Predictions:
     """Evaluate a checkpoint on labelled frames.
 
@@ -166,7 +167,7 @@ def predict_frames(
     if not frames:
         raise DataError("There are no frames to evaluate.")
     device = resolve_device(device)
-    module = checkpoint.module(dtype, device, accelerate=True)
+    module = checkpoint.module(dtype, device, accelerate=accelerate)
     numbers = checkpoint.numbers
     graphs = [build_graph(a, numbers, checkpoint.r_max, dtype=DTYPES[dtype]) for a in frames]
     energies, forces, stresses = [], [], []

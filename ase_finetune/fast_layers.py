@@ -29,16 +29,24 @@ def join_irreps(features: Features) -> torch.Tensor:
 
 
 class _Constant:
-    """A constant in double precision, kept in every dtype and device that was asked for."""
+    """A constant, kept in every dtype and on every device that was asked for."""
 
     def __init__(self, value: torch.Tensor) -> None:
         self.value = value
         self.casts: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
 
     def like(self, other: torch.Tensor) -> torch.Tensor:
-        key = (other.dtype, other.device)
+        return self._cast(other.dtype, other.device)
+
+    def on(self, device: torch.device) -> torch.Tensor:
+        return self._cast(self.value.dtype, device)
+
+    def _cast(self, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        key = (dtype, device)
         if key not in self.casts:
-            self.casts[key] = self.value.to(other)
+            # A tensor made in inference mode could not be used in training later.
+            with torch.inference_mode(False):
+                self.casts[key] = self.value.to(device, dtype)
         return self.casts[key]
 
 
@@ -220,13 +228,13 @@ class SymmetricPowers:
         dim = self.contractions[0].U_tensors(1).shape[-2]
         needed[0].update((i,) for i in range(dim))
         self.keys = [sorted(keys) for keys in needed]
-        self.factors: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.factors: list[tuple[_Constant, _Constant]] = []
         for nu in range(1, self.order):
             heads = {key: i for i, key in enumerate(self.keys[nu - 1])}
             self.factors.append(
                 (
-                    torch.tensor([heads[key[:-1]] for key in self.keys[nu]]),
-                    torch.tensor([key[-1] for key in self.keys[nu]]),
+                    _Constant(torch.tensor([heads[key[:-1]] for key in self.keys[nu]])),
+                    _Constant(torch.tensor([key[-1] for key in self.keys[nu]])),
                 )
             )
         # Per power: coefficients (2l+1 of all outputs, monomials, weights of all outputs).
@@ -256,13 +264,10 @@ class SymmetricPowers:
 
     def __call__(self, features: torch.Tensor, edges: Edges) -> Features:
         """Take (atoms, components, channels), give the blocks of the output."""
-        device = features.device
         monomials = [features]
         for heads, last in self.factors:
-            monomials.append(
-                monomials[-1].index_select(1, heads.to(device))
-                * features.index_select(1, last.to(device))
-            )
+            at = [index.on(features.device) for index in (heads, last)]
+            monomials.append(monomials[-1].index_select(1, at[0]) * features.index_select(1, at[1]))
         species = (0,) if self.agnostic else edges.species
         pieces: list[torch.Tensor] = []
         for nu, x in enumerate(monomials, start=1):

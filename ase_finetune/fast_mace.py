@@ -4,8 +4,8 @@ mace-torch contracts dense coupling tensors that are almost empty and materializ
 edge, channel and component. Here the symmetric contraction is a sparse polynomial
 (`fast_layers.SymmetricPowers`), and the convolution one batched matrix product per path over the
 sorted edges (`fast_layers.Convolution`). Parameters and their names stay those of the module;
-results agree to rounding, in every derivative by parameters. Forces and stress come from one
-gradient by the edge vectors.
+results agree to rounding (of the dtype that the module was built in), in every derivative by
+parameters. Forces and stress come from one gradient by the edge vectors.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def accelerate(module: torch.nn.Module) -> torch.nn.Module:
     Parameters
     ----------
     module
-        A ``mace.modules.ScaleShiftMACE``. It is not changed.
+        A ``mace.modules.ScaleShiftMACE``. Its layers are shared, so a cast or a move of the result
+        reaches it too.
 
     Raises
     ------
@@ -79,6 +80,10 @@ def _obstacle(module: Any) -> str | None:
     for block in module.interactions:
         if type(block).__name__ not in _BLOCKS:
             return f"the interaction {type(block).__name__}"
+        layers: tuple[Any, ...] = (block.linear_up, block.linear)
+        for layer in layers:
+            if {ins.i_out for ins in layer.instructions} != set(range(len(layer.irreps_out))):
+                return "irreps that no path leads to"
         if type(block.conv_tp).__name__ != "TensorProduct" or hasattr(block, "conv_fusion"):
             return "a fused tensor product"
     for product in module.products:
@@ -103,7 +108,8 @@ class _Interaction:
         self.convolve = Convolution(block.conv_tp)
         self.up, self.down = Linear(block.linear_up), Linear(block.linear, self.convolve.scales)
         self.powers = SymmetricPowers(
-            product.symmetric_contractions, agnostic=bool(product.use_agnostic_product)
+            product.symmetric_contractions,
+            agnostic=bool(getattr(product, "use_agnostic_product", False)),
         )
         self.mix = Linear(product.linear)
 
@@ -172,11 +178,16 @@ class FastMACE(torch.nn.Module):
         self._steps = [_Interaction(block, product) for block, product in pairs]
 
     def plain(self) -> torch.nn.Module:
-        """Return the module of mace-torch, with the present parameters."""
+        """Return the module of mace-torch, with the same parameters."""
         module: torch.nn.Module = self._module[0]
-        for name, buffer in self.named_buffers(recurse=False):
-            setattr(module, name, buffer)
         return module
+
+    def _apply(self, fn: Any, recurse: bool = True) -> FastMACE:
+        # Casts and moves: the layers are shared, the module's own buffers follow.
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in self.named_buffers(recurse=False):
+            setattr(self._module[0], name, buffer)
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         # What is read from the layers is read again: it may not be copied without them.
@@ -193,7 +204,9 @@ class FastMACE(torch.nn.Module):
         compute_force: bool = True,
         compute_stress: bool = False,
     ) -> dict[str, torch.Tensor | None]:
-        """Evaluate a batch; arguments and results are those of ``ScaleShiftMACE.forward``.
+        """Evaluate a batch: of ``ScaleShiftMACE.forward`` what training and dynamics need.
+
+        The results can be differentiated by the parameters, not by positions or cell.
 
         Returns
         -------

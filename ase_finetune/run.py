@@ -308,14 +308,20 @@ def run_job(
                 stage,
                 name,
                 predict_frames(
-                    checkpoint, frames, dtype=config.default_dtype, device=config.device
+                    checkpoint,
+                    frames,
+                    dtype=config.default_dtype,
+                    device=config.device,
+                    accelerate=config.accelerate,
                 ),
             )
             steps(i + 1, len(sets))
         if system is not None and properties:
             from ase_finetune.calculator import FineTunedCalculator
 
-            calculator = FineTunedCalculator(checkpoint, device=config.device)
+            calculator = FineTunedCalculator(
+                checkpoint, device=config.device, accelerate=config.accelerate
+            )
             found, failures = compute_properties(system, calculator, properties, reporter, stage)
             folder.add_quantities(stage, found, system)
             folder.results["failures"][stage] = failures

@@ -12,14 +12,20 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from mace_kinds import KINDS, random_mace
 
-from ase_finetune import FineTunedCalculator
+from ase_finetune import FineTunedCalculator, Splits
+from ase_finetune._mace import o3
 from ase_finetune.architecture import describe, single_head, stored_tensors
 from ase_finetune.checkpoint import Checkpoint
-from ase_finetune.errors import FoundationError
+from ase_finetune.cli_options import resolve
+from ase_finetune.config import RefineConfig, TrainConfig
+from ase_finetune.errors import ConfigError, FoundationError
 from ase_finetune.fast_edges import PADDED_EDGES, PADDED_SHARE, sort_edges
-from ase_finetune.fast_mace import FastMACE, accelerate, plain
+from ase_finetune.fast_mace import FastMACE, accelerate, accelerated, plain
 from ase_finetune.foundations import SEED
 from ase_finetune.graphs import build_graph, collate, predict
+from ase_finetune.refinement import _Refiner
+from ase_finetune.start import prepare
+from ase_finetune.trainer import _Trainer
 
 NUMBERS = [1, 8, 42]
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
@@ -78,10 +84,16 @@ def test_same_numbers_as_mace_torch(kind, dtype):
     joined = batch(module, frames(), dtype, heads)
     expected = derivatives(module, joined)
     found = derivatives(accelerate(module), joined)
+    exact = expected
+    if dtype == "float32":
+        exact = derivatives(module.to(torch.float64), batch(module, frames(), "float64", heads))
     for key, value in expected.items():
-        assert float(value.abs().max()) > 0, key
-        error = float((found[key] - value).abs().max() / value.abs().max())
-        assert error < TOLERANCE[dtype], (key, error)
+        scale = float(value.abs().max())
+        assert scale > 0, key
+        error = float((found[key] - value).abs().max()) / scale
+        # Third derivatives in single precision: mace-torch's own rounding can be larger.
+        own = float((exact[key] - value).abs().max()) / scale
+        assert error < max(TOLERANCE[dtype], 3.0 * own), (key, error, own)
 
 
 @pytest.mark.parametrize("changes", [{"correlation": 1}, {"correlation": 2}, {"max_ell": 3}])
@@ -213,6 +225,7 @@ def test_copies_and_casts_stay_consistent():
     assert not torch.allclose(before, changed)
     assert torch.allclose(changed, predict(plain(other), joined, stress=False).energy, atol=1e-9)
     low = other.to(torch.float32)
+    assert plain(low).r_max.dtype == torch.float32
     single = batch(low, frames(), "float32")
     for module_of in (low, plain(low)):
         energy = predict(module_of, single, stress=False).energy
@@ -229,8 +242,59 @@ def test_what_it_cannot_convert_is_refused_by_name():
     module.readouts[0] = StrangeReadout()
     with pytest.raises(FoundationError, match="readout StrangeReadout"):
         accelerate(module)
+    with pytest.warns(UserWarning, match="StrangeReadout"):
+        assert accelerated(module) is module
     with pytest.raises(FoundationError, match="a Linear"):
         accelerate(torch.nn.Linear(1, 1))
+
+
+def test_edge_irreps_without_a_source_are_left_to_mace_torch(monkeypatch):
+    edges = {"edge_irreps": o3.Irreps("4x0e+4x1o+4x2e")}
+    monkeypatch.setitem(KINDS, "changed", {"hidden": "4x0e+4x1o", **edges})
+    with pytest.raises(FoundationError, match="no path leads to"):
+        accelerate(random_mace("changed", NUMBERS))
+
+
+def test_inference_mode_leaves_training_possible():
+    module = accelerate(random_mace("OMAT-0", NUMBERS))
+    joined = batch(module, frames())
+    with torch.inference_mode():
+        alone = module(dict(joined.inputs), compute_force=False)
+    trained = predict(module, joined, stress=True, training=True)
+    trained.forces.square().sum().backward()
+    assert torch.allclose(alone["interaction_energy"], trained.energy.detach(), atol=1e-10)
+
+
+def test_constants_of_a_module_built_in_float32_agree_to_its_rounding():
+    low = random_mace("OMAT-0", NUMBERS, "float32").to(torch.float64)
+    joined = batch(low, frames())
+    expected, found = derivatives(low, joined), derivatives(accelerate(low), joined)
+    for key, value in expected.items():
+        assert torch.allclose(found[key], value, rtol=0, atol=1e-7 * float(value.abs().max())), key
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_training_and_refinement_use_what_the_settings_say(wanted):
+    atoms = []
+    for seed in range(4):
+        frame = bulk("Mo", cubic=True)
+        frame.rattle(0.05, seed=seed)
+        frame.info["REF_energy"] = -20.0
+        frame.arrays["REF_forces"] = np.full((2, 3), 0.1)
+        atoms.append(frame)
+    splits = Splits.from_named({"train": atoms[:2], "valid": atoms[2:]})
+    config = TrainConfig(accelerate=wanted)
+    start = prepare(splits, config)
+    trainer = _Trainer(splits, config, start, None)
+    assert isinstance(trainer.module, FastMACE) is wanted
+    refiner = _Refiner(start.checkpoint, splits, RefineConfig(accelerate=wanted))
+    assert isinstance(refiner.module, FastMACE) is wanted
+    for command_line in ({"accelerate": wanted}, {}):
+        resolved = resolve(command_line, 5)[1]
+        assert resolved is not None
+        assert resolved.accelerate is command_line.get("accelerate", True)
+    with pytest.raises(ConfigError, match="true or false"):
+        TrainConfig(accelerate=1)
 
 
 def test_the_calculator_and_the_checkpoint_use_it():

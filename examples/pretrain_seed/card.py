@@ -49,6 +49,8 @@ def families(checkpoint: Checkpoint, labels: Path) -> tuple[str, str]:
     splits = load(labels, 20.0, None)
     trained: dict[str, int] = {}
     for atoms in splits.train:
+        if len(atoms) == 1:
+            continue  # isolated atoms only set the E0s
         kind = atoms.info["config_type"]
         trained[kind] = trained.get(kind, 0) + 1
     errors: Mapping[str, Mapping[str, float]] = checkpoint.metrics["held_out"]
@@ -140,6 +142,10 @@ def main() -> None:
     args = parser.parse_args()
     checkpoint = Checkpoint.load(args.checkpoint)
     found = {p.stem: json.loads(p.read_text()) for p in args.results.glob("*.json")}
+    own = json.loads((args.checkpoint / "checkpoint.json").read_text())["tensors_sha256"]
+    for r in (*found["stability"], *found["compare"]):
+        if r["weights"] not in ("random", own):
+            raise SystemExit("The results belong to other weights than the checkpoint.")
     rows, sentence = families(checkpoint, args.labels)
     size = (args.checkpoint / "model.safetensors").stat().st_size / 1e6
     a = checkpoint.architecture

@@ -18,10 +18,16 @@ import numpy as np
 
 from ase_finetune import RefineConfig, Splits, TrainConfig, finetune, refine
 from ase_finetune.evaluate import predict_frames
+from ase_finetune.foundations import SEED
 from systems import get_system, list_systems
 
 SEEDS = (1, 2, 3)
 STARTS = ("seed", "scratch")
+
+
+def seed_weights() -> str:
+    """Hash of the bundled seed's weights, so that results of two seeds are never mixed."""
+    return str(json.loads((SEED / "checkpoint.json").read_text())["tensors_sha256"])
 
 
 def run(name: str, foundation: str, seed: int) -> dict[str, Any]:
@@ -32,11 +38,11 @@ def run(name: str, foundation: str, seed: int) -> dict[str, Any]:
     splits = Splits.from_named(system.frames())
     config = TrainConfig(**recipe, foundation=foundation, seed=seed)
     checkpoint = finetune(splits, config)
-    budget = float(config.epochs)
+    budget, ended = checkpoint.metrics["gradient_equivalents"], "no refinement"
     if refinement is not None:
-        refinement = RefineConfig(**refinement)
-        checkpoint = refine(checkpoint, splits, refinement)
-        budget += refinement.evaluations
+        checkpoint = refine(checkpoint, splits, RefineConfig(**refinement))
+        budget += checkpoint.metrics["gradient_equivalents"]
+        ended = checkpoint.metrics["ended"]
     errors = {
         split: dataclasses.asdict(predict_frames(checkpoint, frames).errors())
         for split, frames in splits.tests.items()
@@ -45,7 +51,10 @@ def run(name: str, foundation: str, seed: int) -> dict[str, Any]:
         "system": name,
         "foundation": foundation,
         "seed": seed,
+        "weights": seed_weights() if foundation == "seed" else "random",
+        "data_hash": splits.data_hash(),
         "gradient_equivalents": budget,
+        "refinement_ended": ended,
         "errors": errors,
     }
 
@@ -83,6 +92,8 @@ def main() -> None:
     parser.add_argument("--systems", nargs="*", default=list_systems(), choices=list_systems())
     args = parser.parse_args()
     results = json.loads(args.out.read_text()) if args.out.exists() else []
+    if any(r["weights"] not in ("random", seed_weights()) for r in results):
+        raise SystemExit(f"{args.out} holds runs of another seed; choose another file.")
     for name in args.systems:
         for seed in SEEDS:
             for start in STARTS:

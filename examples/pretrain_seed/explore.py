@@ -149,8 +149,11 @@ def run(plan: Plan, calculator: FineTunedCalculator, rng: Generator) -> list[Ato
     frames: list[Atoms] = []
     for _ in range(plan.steps // plan.every):
         dynamics.run(plan.every)
+        if not np.isfinite(atoms.positions).all():
+            break
         frames.append(Atoms(atoms.symbols, atoms.positions, cell=atoms.cell, pbc=True))
-        if np.linalg.norm(atoms.get_forces(), axis=1).max() > MAX_FORCE:
+        # So written, forces that are not numbers end it too.
+        if not np.linalg.norm(atoms.get_forces(), axis=1).max() <= MAX_FORCE:
             break
     return frames
 

@@ -160,12 +160,16 @@ def main() -> None:
         from ase_finetune.foundations import SEED
 
         args.model = SEED
+    document = json.loads((Path(args.model) / "checkpoint.json").read_text())
+    weights = document["tensors_sha256"]
     results = json.loads(args.out.read_text()) if args.out.exists() else []
+    if any(r["weights"] != weights for r in results):
+        raise SystemExit(f"{args.out} holds runs of other weights; choose another file.")
     for index in range(len(PLANS)) if args.only is None else args.only:
         plan = PLANS[index]
         if any(all(r[k] == v for k, v in asdict(plan).items()) for r in results):
             continue
-        results.append(run(plan, args.model))
+        results.append({"weights": weights, **run(plan, args.model)})
         args.out.write_text(json.dumps(results, indent=1) + "\n")
     for r in results:
         drift = r.get("drift_meV_per_atom_per_ps")
