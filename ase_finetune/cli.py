@@ -11,6 +11,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ase_finetune.cli_arguments import (
+    MACE_KEYS,
+    Accelerate,
+    Checkpoint,
+    Data,
+    Device,
+    EnergyKey,
+    ForcesKey,
+    Json,
+    Keys,
+    OutFolder,
+    Overwrite,
+    Resume,
+    SplitBy,
+    StressKey,
+    SystemName,
+    TrainFile,
+    ValidFile,
+    ValidFraction,
+)
 from ase_finetune.cli_options import resolve, train_options
 from ase_finetune.errors import ConfigError, UserError
 
@@ -59,39 +79,6 @@ app = typer.Typer(
         "token_normalize_func": lambda name: name.replace("_", "-"),
     },
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue the stopped run in --out.")]
-EnergyKey = Annotated[str, typer.Option(help="Key of the energy labels.")]
-ForcesKey = Annotated[str, typer.Option(help="Key of the force labels.")]
-StressKey = Annotated[str, typer.Option(help="Key of the stress labels.")]
-Keys = tuple[str, str, str]
-MACE_KEYS: Keys = ("REF_energy", "REF_forces", "REF_stress")
-OutFolder = Annotated[Path | None, typer.Option(help="Folder of the run.")]
-Checkpoint = Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint folder, or seed.")]
-Data = Annotated[
-    list[Path] | None,
-    typer.Option(help="Labelled frames: extended XYZ, our HDF5, or any file that ASE reads."),
-]
-SystemName = Annotated[
-    str | None,
-    typer.Option("--system", help="Use the frames of a bundled system."),
-]
-TrainFile = Annotated[Path | None, typer.Option("--data", help="Training frames.")]
-ValidFile = Annotated[Path | None, typer.Option("--valid", help="Validation frames.")]
-ValidFraction = Annotated[
-    float,
-    typer.Option(help="Share of each trajectory or type held out, in blocks, without --valid."),
-]
-SplitBy = Annotated[str, typer.Option(help="trajectory or config_type")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")]
-Accelerate = Annotated[
-    bool,
-    typer.Option(
-        "--accelerate/--no-accelerate", help="Faster exact evaluation, or that of mace-torch."
-    ),
-]
 
 
 @app.command()
@@ -443,18 +430,18 @@ def systems(
     as_json: Json = False,
 ) -> None:
     """List the bundled systems with their data and provenance, or export one's frames."""
+    from ase_finetune.cli_systems import described, export_frames
     from systems import get_system, list_systems
 
     chosen = {key: get_system(key) for key in ([name] if name else list_systems())}
     if export is not None:
         if name is None:
             raise ConfigError("Name the system to export, as in `systems mo --export mo.xyz`.")
-        _export(chosen[name], export)
+        count = export_frames(chosen[name], export)
+        typer.echo(f"{count} frames in {export}")
         return
     if as_json:
-        typer.echo(
-            json.dumps({key: _described(system) for key, system in chosen.items()}, indent=1)
-        )
+        typer.echo(json.dumps({key: described(system) for key, system in chosen.items()}, indent=1))
         return
     for key, system in chosen.items():
         counts = ", ".join(f"{n} {split}" for split, n in system.counts().items())
@@ -462,45 +449,6 @@ def systems(
             f"{key}: {system.description}\n  {system.level_of_theory}\n  frames: {counts}\n"
             f"  properties: {', '.join(system.properties)}\n  license: {system.license}"
         )
-
-
-def _described(system: System) -> dict[str, Any]:
-    return {
-        "description": system.description,
-        "level_of_theory": system.level_of_theory,
-        "license": system.license,
-        "elements": list(system.elements),
-        "frames": system.counts(),
-        "properties": list(system.properties),
-        "references": [
-            {
-                "name": reference.name,
-                "label": reference.label,
-                **_numbers(reference.value),
-                "source": reference.value.source,
-                "compared_by_default": reference.default,
-            }
-            for reference in system.all_references()
-        ],
-        "provenance": system.provenance(),
-    }
-
-
-def _numbers(value: Any) -> dict[str, Any]:
-    """The numbers of a quantity or curve for JSON."""
-    if hasattr(value, "y"):
-        return {"x": value.x.tolist(), "y": value.y.tolist(), "unit": value.y_unit}
-    return {"value": value.value, "unit": value.unit}
-
-
-def _export(system: System, path: Path) -> None:
-    from ase.io import write
-
-    if path.exists():
-        raise ConfigError(f"{path} exists; choose another name.")
-    frames = [frame for split in system.frames().values() for frame in split]
-    write(path, frames, format="extxyz")
-    typer.echo(f"{len(frames)} frames in {path}")
 
 
 def main() -> None:

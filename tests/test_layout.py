@@ -13,7 +13,9 @@ ROOT = Path(__file__).parents[1]
 OURS = ("ase_finetune", "properties", "systems")
 OUTER = {
     "cli",
+    "cli_arguments",
     "cli_options",
+    "cli_systems",
     "run",
     "report",
     "report_figures",

@@ -1,0 +1,41 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the stopped run in --out.")]
+EnergyKey = Annotated[str, typer.Option(help="Key of the energy labels.")]
+ForcesKey = Annotated[str, typer.Option(help="Key of the force labels.")]
+StressKey = Annotated[str, typer.Option(help="Key of the stress labels.")]
+Keys = tuple[str, str, str]
+MACE_KEYS: Keys = ("REF_energy", "REF_forces", "REF_stress")
+OutFolder = Annotated[Path | None, typer.Option(help="Folder of the run.")]
+Checkpoint = Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint folder, or seed.")]
+Data = Annotated[
+    list[Path] | None,
+    typer.Option(help="Labelled frames: extended XYZ, our HDF5, or any file that ASE reads."),
+]
+SystemName = Annotated[
+    str | None,
+    typer.Option("--system", help="Use the frames of a bundled system."),
+]
+TrainFile = Annotated[Path | None, typer.Option("--data", help="Training frames.")]
+ValidFile = Annotated[Path | None, typer.Option("--valid", help="Validation frames.")]
+ValidFraction = Annotated[
+    float,
+    typer.Option(help="Share of each trajectory or type held out, in blocks, without --valid."),
+]
+SplitBy = Annotated[str, typer.Option(help="trajectory or config_type")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")]
+Accelerate = Annotated[
+    bool,
+    typer.Option(
+        "--accelerate/--no-accelerate", help="Faster exact evaluation, or that of mace-torch."
+    ),
+]
