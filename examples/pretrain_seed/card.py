@@ -124,10 +124,7 @@ def zero_shot(documents: Mapping[str, Any]) -> str:
     rows = []
     for name, document in documents.items():
         for split, e in document["errors"]["zero_shot"].items():
-            rows.append(
-                f"| {name} | {split} | {e['n_frames']} | {e['energy_rmse_meV_per_atom']:.1f} | "
-                f"{e['force_rmse_meV_per_A']:.0f} |"
-            )
+            rows.append(f"| {name} | {split} | {e['n_frames']} | {e['force_rmse_meV_per_A']:.0f} |")
     return "\n".join(rows)
 
 
