@@ -96,19 +96,18 @@ def test_same_numbers_as_mace_torch(kind, dtype):
         assert error < max(TOLERANCE[dtype], 3.0 * own), (key, error, own)
 
 
-@pytest.mark.parametrize("changes", [{"correlation": 1}, {"correlation": 2}, {"max_ell": 3}])
-def test_other_orders(changes, monkeypatch):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"correlation": 1},
+        {"correlation": 2},
+        {"max_ell": 3},
+        {"use_agnostic_product": True},
+        {"apply_cutoff": False},
+    ],
+)
+def test_other_orders_and_switches(changes, monkeypatch):
     monkeypatch.setitem(KINDS, "changed", {"hidden": "4x0e+4x1o", **changes})
-    module = random_mace("changed", NUMBERS)
-    joined = batch(module, frames())
-    expected, found = derivatives(module, joined), derivatives(accelerate(module), joined)
-    for key, value in expected.items():
-        assert torch.allclose(found[key], value, rtol=0, atol=1e-10 * float(value.abs().max())), key
-
-
-@pytest.mark.parametrize("options", [{"use_agnostic_product": True}, {"apply_cutoff": False}])
-def test_other_switches(options, monkeypatch):
-    monkeypatch.setitem(KINDS, "changed", {"hidden": "4x0e+4x1o", **options})
     module = random_mace("changed", NUMBERS)
     joined = batch(module, frames())
     expected, found = derivatives(module, joined), derivatives(accelerate(module), joined)
