@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from compare import paired
 from teachers import teacher_name
 from train import load
 
@@ -99,23 +100,10 @@ def dynamics(runs: list[Mapping[str, Any]]) -> str:
 def comparison(results: list[Mapping[str, Any]]) -> str:
     """Rows of seed against scratch: mean force error and mean paired ratio."""
     rows = []
-    for name in dict.fromkeys(r["system"] for r in results):
-        for split in ("test_id", "test_ood"):
-            values = {
-                start: {
-                    r["seed"]: r["errors"][split]["force_rmse_meV_per_A"]
-                    for r in results
-                    if (r["system"], r["foundation"]) == (name, start)
-                }
-                for start in ("seed", "scratch")
-            }
-            shared = sorted(set(values["seed"]) & set(values["scratch"]))
-            if not shared:
-                continue
-            ratios = [values["seed"][s] / values["scratch"][s] for s in shared]
-            shown = [", ".join(f"{values[k][s]:.1f}" for s in shared) for k in values]
-            mean = float(np.exp(np.mean(np.log(ratios))))
-            rows.append(f"| {name} | {split} | {shown[0]} | {shown[1]} | {mean:.2f} |")
+    for name, split, errors, ratios in paired(results):
+        shown = [", ".join(f"{v:.1f}" for v in values) for values in errors.values()]
+        mean = float(np.exp(np.mean(np.log(ratios))))
+        rows.append(f"| {name} | {split} | {shown[0]} | {shown[1]} | {mean:.2f} |")
     return "\n".join(rows)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,30 +60,35 @@ def run(name: str, foundation: str, seed: int) -> dict[str, Any]:
     }
 
 
-def table(results: list[dict[str, Any]]) -> None:
-    """Print mean and range over seeds, and the mean paired log-ratio of the force errors."""
+def paired(
+    results: Sequence[Mapping[str, Any]],
+) -> Iterator[tuple[str, str, dict[str, list[float]], list[float]]]:
+    """Yield system, test set, force errors (meV/A) by start, and seed/scratch by training seed."""
     for name in dict.fromkeys(r["system"] for r in results):
         for split in ("test_id", "test_ood"):
-            by_start = {
-                start: {
-                    r["seed"]: r["errors"][split]["force_rmse_meV_per_A"]
-                    for r in results
-                    if (r["system"], r["foundation"]) == (name, start)
-                }
-                for start in STARTS
+            found = {
+                (r["foundation"], r["seed"]): r["errors"][split]["force_rmse_meV_per_A"]
+                for r in results
+                if r["system"] == name
             }
-            for start, values in by_start.items():
-                if values:
-                    shown = ", ".join(f"{v:.1f}" for v in values.values())
-                    print(f"{name:14s} {split:9s} {start:8s} {shown} meV/A")
-            seed, scratch = (by_start[s] for s in STARTS)
-            shared = sorted(set(seed) & set(scratch))
+            shared = [s for s in SEEDS if all((start, s) in found for start in STARTS)]
             if shared:
-                ratios = np.log([seed[s] / scratch[s] for s in shared])
-                print(
-                    f"{name:14s} {split:9s} seed/scratch {np.exp(ratios.mean()):.2f} "
-                    f"({np.exp(ratios.min()):.2f} to {np.exp(ratios.max()):.2f})"
-                )
+                errors = {start: [found[start, s] for s in shared] for start in STARTS}
+                ratios = [found["seed", s] / found["scratch", s] for s in shared]
+                yield name, split, errors, ratios
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> None:
+    """Print the errors, and the mean and range of the paired ratios."""
+    for name, split, errors, ratios in paired(results):
+        for start, values in errors.items():
+            shown = ", ".join(f"{v:.1f}" for v in values)
+            print(f"{name:14s} {split:9s} {start:8s} {shown} meV/A")
+        mean = np.exp(np.log(ratios).mean())
+        print(
+            f"{name:14s} {split:9s} seed/scratch {mean:.2f} "
+            f"({min(ratios):.2f} to {max(ratios):.2f})"
+        )
 
 
 def main() -> None:
