@@ -16,7 +16,7 @@ from properties.errors import (
     StructureError,
     UnitMismatchError,
 )
-from properties.gsfe import GSFEResult, gsfe_curve
+from properties.gsfe import GSFEResult, PlaneScan, gsfe_curve, plane_scan
 from properties.lattice import LatticeResult, lattice_constant
 from properties.molecule import (
     MinimumResult,
@@ -44,6 +44,7 @@ __all__ = [
     "MinimumResult",
     "MissingQuantityError",
     "NotConvergedError",
+    "PlaneScan",
     "PropertyError",
     "Quantity",
     "Relaxation",
@@ -60,6 +61,7 @@ __all__ = [
     "gsfe_curve",
     "lattice_constant",
     "molecular_minimum",
+    "plane_scan",
     "relax",
     "slip_geometry",
     "strain_scan",

@@ -1,9 +1,10 @@
-"""Generalized stacking-fault energy of cubic crystals."""
+"""Generalized stacking-fault energy of bcc, fcc and hcp crystals."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +20,15 @@ from properties.slip import SlipGeometry, gsfe_cell, slip_geometry
 EV_PER_A2_IN_J_PER_M2 = units.m**2 / units.J
 Mode = Literal["rigid", "relaxed"]
 
-__all__ = ["GSFEResult", "SlipGeometry", "gsfe_cell", "gsfe_curve", "slip_geometry"]
+__all__ = [
+    "GSFEResult",
+    "PlaneScan",
+    "SlipGeometry",
+    "gsfe_cell",
+    "gsfe_curve",
+    "plane_scan",
+    "slip_geometry",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +48,7 @@ class GSFEResult:
     area : float
         A^2 of the fault in the cell.
     n_planes : int
-        Atomic planes per fault.
+        Lattice planes per fault.
     x : ndarray, shape (n,)
         Displacement over `burgers`.
     gamma : ndarray, shape (n,)
@@ -54,8 +63,8 @@ class GSFEResult:
         Evaluations of the calculator spent.
     """
 
-    plane: tuple[int, int, int]
-    direction: tuple[int, int, int]
+    plane: tuple[int, ...]
+    direction: tuple[int, ...]
     mode: Mode
     a0: float
     burgers: float
@@ -91,6 +100,25 @@ class GSFEResult:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class PlaneScan:
+    """Whether a curve has converged in the number of planes.
+
+    Attributes
+    ----------
+    n_planes : tuple of int
+        Ascending.
+    results : tuple of GSFEResult
+        One per number.
+    deviation : ndarray, shape (n,)
+        J/m^2, largest difference of each curve from the one with the most planes; 0 for that.
+    """
+
+    n_planes: tuple[int, ...]
+    results: tuple[GSFEResult, ...]
+    deviation: NDArray[np.float64]
+
+
 def gsfe_curve(
     symbol: str,
     structure: str,
@@ -102,6 +130,8 @@ def gsfe_curve(
     mode: Mode,
     n_points: int = 12,
     n_planes: int = 18,
+    c0: float | None = None,
+    cut: int = 0,
     free_opening: bool = True,
     fmax: float = 1e-3,
     max_steps: int = 200,
@@ -110,12 +140,13 @@ def gsfe_curve(
     """Compute the energy of a crystal cut at a plane and displaced along a direction.
 
     The fault is made by tilting the third cell vector of a fully periodic cell, so there is one
-    fault per cell and no surface. Lattices with one atom per primitive cell have one atom per
-    plane, so only rigid displacements of whole planes exist; in-plane ones are not relaxed.
+    fault per cell and no surface. bcc and fcc lattices have one atom per plane, so only rigid
+    displacements of whole planes exist; hcp ones have two per lattice plane, whose heights relax
+    independently. In-plane displacements are not relaxed.
 
     Parameters
     ----------
-    symbol, structure, a0, plane, direction, n_planes
+    symbol, structure, a0, plane, direction, n_planes, c0, cut
         See :func:`gsfe_cell`. `a0` should be the calculator's own lattice constant; another value
         reproduces calculations at a fixed one.
     calc : ASE calculator
@@ -152,12 +183,12 @@ def gsfe_curve(
         raise StructureError(f"The GSFE mode {mode!r} is unknown; use 'rigid' or 'relaxed'.")
     if n_points < 8:
         raise StructureError("A GSFE curve needs 8 points or more to interpolate its maximum.")
-    geometry = slip_geometry(structure, a0, plane, direction)
+    geometry = slip_geometry(structure, a0, plane, direction, c0=c0, cut=cut)
     x = np.linspace(0.0, 1.0, n_points)
-    cells = [
-        gsfe_cell(symbol, structure, a0, plane, direction, n_planes=n_planes, displacement=float(s))
-        for s in x
-    ]
+    build = partial(
+        gsfe_cell, symbol, structure, a0, plane, direction, n_planes=n_planes, c0=c0, cut=cut
+    )
+    cells = [build(displacement=float(s)) for s in x]
     opening = np.zeros(n_points)
     if mode == "rigid":
         rigid = evaluate(cells, calc, stress=False, progress=progress)
@@ -196,3 +227,44 @@ def gsfe_curve(
         x_usf=float(fine[top]),
         n_evaluations=spent,
     )
+
+
+def plane_scan(
+    compute: Callable[..., GSFEResult],
+    n_planes: Sequence[int] = (12, 18, 24),
+    *,
+    progress: Progress | None = None,
+) -> PlaneScan:
+    """Repeat a curve with other numbers of planes.
+
+    Once the cell is taller than the range of the interactions the number has no effect; a
+    potential of long range, or a message-passing one with many layers, needs more planes.
+
+    Parameters
+    ----------
+    compute : callable
+        `gsfe_curve` with all but ``n_planes`` given, for example by `functools.partial`.
+    n_planes : sequence of int
+        Two numbers or more.
+    progress : callable, optional
+        Called with (done, total) curves.
+
+    Returns
+    -------
+    PlaneScan
+
+    Raises
+    ------
+    StructureError, NotConvergedError, CalculatorError
+        See :func:`gsfe_curve`.
+    """
+    ordered = tuple(sorted(set(n_planes)))
+    if len(ordered) < 2:
+        raise StructureError("A scan over planes needs two numbers or more.")
+    results = []
+    for done, planes in enumerate(ordered, start=1):
+        results.append(compute(n_planes=planes))
+        if progress is not None:
+            progress(done, len(ordered))
+    deviation = np.array([np.abs(one.gamma - results[-1].gamma).max() for one in results])
+    return PlaneScan(ordered, tuple(results), deviation)

@@ -24,7 +24,7 @@ class NormalRelaxation:
     Attributes
     ----------
     gaps : ndarray, shape (n,)
-        A, distances between consecutive planes, the last one across the cell's boundary.
+        A, height differences of successive atoms, the last one across the cell's boundary.
     energy : float
         eV of the cell.
     n_evaluations : int
@@ -37,7 +37,7 @@ class NormalRelaxation:
 
 
 class GapFilter(Filter):
-    """Degrees of freedom: the gaps between planes of one atom each, cell height included.
+    """Degrees of freedom: the height differences of successive atoms, cell height included.
 
     A stack of planes is a chain of springs. In the gaps its Hessian is close to a multiple of
     unity whatever the number of planes, where in heights its condition number grows with their
@@ -46,8 +46,8 @@ class GapFilter(Filter):
     Parameters
     ----------
     atoms : Atoms
-        One atom per plane, ordered by height, third cell vector alone off the xy plane, with a
-        calculator.
+        Ordered by height, third cell vector alone off the xy plane, with a calculator. Atoms of
+        one plane may part, as their gap of zero is a coordinate like the others.
     free_height : bool
         Whether the sum of the gaps may change; needs the stress.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from properties import (
     gsfe_cell,
     gsfe_curve,
     lattice_constant,
+    plane_scan,
     slip_geometry,
 )
 
@@ -297,6 +299,21 @@ def test_fcc_partial_slip_gives_the_intrinsic_fault():
     assert side.max() > 0.2
 
 
+def test_plane_scan_tells_what_too_few_planes_cost():
+    """With the height fixed the curve converges with the inverse of the number of planes."""
+    compute = partial(
+        gsfe_curve, "Mo", "bcc", A0, *SLIP_110, FinnisSinclair(), mode="relaxed", n_points=8
+    )
+    free = plane_scan(compute, (16, 12))
+    fixed = plane_scan(partial(compute, free_opening=False), (12, 16))
+    assert free.n_planes == fixed.n_planes == (12, 16)
+    assert free.deviation[0] < 1e-4
+    assert fixed.deviation[0] > 5e-4
+    assert free.deviation[1] == fixed.deviation[1] == 0.0
+    with pytest.raises(StructureError, match="two numbers"):
+        plane_scan(compute, (12, 12))
+
+
 @pytest.mark.parametrize("mode", ["rigid", "relaxed"])
 def test_progress_counts_points(mode):
     seen = []
@@ -312,7 +329,10 @@ def test_relaxation_takes_few_evaluations():
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"structure": "hcp"}, "bcc, fcc"),
+        ({"structure": "sc"}, "bcc, fcc"),
+        ({"structure": "hcp"}, "positive c0"),
+        ({"c0": 5.0}, "no c0"),
+        ({"cut": 1}, "no gap number 1"),
         ({"a0": -3.0}, "positive"),
         ({"a0": np.nan}, "positive"),
         ({"plane": (1, 1, 1)}, "not in the plane"),
