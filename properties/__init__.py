@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from properties.batch import Evaluation, evaluate
 from properties.elastic import ElasticResult, StrainScan, elastic_tensor, strain_scan
+from properties.elastic_layer import LayerElasticResult, layer_elastic_tensor
 from properties.errors import (
     CalculatorError,
     MissingQuantityError,
@@ -41,6 +42,7 @@ __all__ = [
     "Evaluation",
     "GSFEResult",
     "LatticeResult",
+    "LayerElasticResult",
     "MinimumResult",
     "MissingQuantityError",
     "NotConvergedError",
@@ -60,6 +62,7 @@ __all__ = [
     "gsfe_cell",
     "gsfe_curve",
     "lattice_constant",
+    "layer_elastic_tensor",
     "molecular_minimum",
     "plane_scan",
     "relax",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import gcd
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -122,7 +123,7 @@ def slip_geometry(
     if abs(np.linalg.det([burgers, second, third])) > abs(np.linalg.det(lattice)) + 0.5:
         raise too_large
     # Rows of `halves` times integers are A in the frame of the slip cell.
-    halves = unit @ _frame(slip @ unit, np.linalg.solve(unit, normal)).T / 2.0
+    halves = np.asarray(unit @ _frame(unit.T @ slip, np.linalg.inv(unit) @ normal).T / 2.0)
     in_plane = np.array([burgers, second]) @ halves
     stacking = third @ halves
     return SlipGeometry(
@@ -272,7 +273,7 @@ def _shortest(
     return round(float(vector @ metric @ vector), 6), tuple(int(i) for i in vector)
 
 
-def _frame(slip: NDArray[np.float64], normal: NDArray[np.float64]) -> NDArray[np.float64]:
+def _frame(slip: NDArray[np.floating[Any]], normal: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     x = slip / np.linalg.norm(slip)
     z = normal / np.linalg.norm(normal)
     return np.array([x, np.cross(z, x), z])
