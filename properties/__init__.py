@@ -31,6 +31,7 @@ from properties.molecule import (
 from properties.quantity import Comparison, Curve, Quantity, compare
 from properties.relaxation import MASK_2D, MASK_3D, Relaxation, relax
 from properties.slip import SlipGeometry, gsfe_cell, slip_geometry
+from properties.vacancy import VacancyResult, vacancy_formation
 
 __all__ = [
     "MASK_2D",
@@ -56,6 +57,7 @@ __all__ = [
     "TorsionResult",
     "TransferResult",
     "UnitMismatchError",
+    "VacancyResult",
     "compare",
     "elastic_tensor",
     "evaluate",
@@ -70,5 +72,6 @@ __all__ = [
     "strain_scan",
     "torsion_profile",
     "transfer_barrier",
+    "vacancy_formation",
     "vibrational_frequencies",
 ]
