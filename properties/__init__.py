@@ -6,6 +6,7 @@ because it needs matplotlib.
 
 from __future__ import annotations
 
+from properties.band_errors import BandErrors, band_errors
 from properties.batch import Evaluation, evaluate
 from properties.elastic import ElasticResult, StrainScan, elastic_tensor, strain_scan
 from properties.elastic_layer import LayerElasticResult, layer_elastic_tensor
@@ -28,6 +29,9 @@ from properties.molecule import (
     transfer_barrier,
     vibrational_frequencies,
 )
+from properties.phonon_files import load_phonons, write_phonons
+from properties.phonon_result import PhononResult
+from properties.phonons import phonon_bands
 from properties.quantity import Comparison, Curve, Quantity, compare
 from properties.relaxation import MASK_2D, MASK_3D, Relaxation, relax
 from properties.slip import SlipGeometry, gsfe_cell, slip_geometry
@@ -36,6 +40,7 @@ from properties.vacancy import VacancyResult, vacancy_formation
 __all__ = [
     "MASK_2D",
     "MASK_3D",
+    "BandErrors",
     "CalculatorError",
     "Comparison",
     "Curve",
@@ -47,6 +52,7 @@ __all__ = [
     "MinimumResult",
     "MissingQuantityError",
     "NotConvergedError",
+    "PhononResult",
     "PlaneScan",
     "PropertyError",
     "Quantity",
@@ -58,6 +64,7 @@ __all__ = [
     "TransferResult",
     "UnitMismatchError",
     "VacancyResult",
+    "band_errors",
     "compare",
     "elastic_tensor",
     "evaluate",
@@ -65,7 +72,9 @@ __all__ = [
     "gsfe_curve",
     "lattice_constant",
     "layer_elastic_tensor",
+    "load_phonons",
     "molecular_minimum",
+    "phonon_bands",
     "plane_scan",
     "relax",
     "slip_geometry",
@@ -74,4 +83,5 @@ __all__ = [
     "transfer_barrier",
     "vacancy_formation",
     "vibrational_frequencies",
+    "write_phonons",
 ]

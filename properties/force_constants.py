@@ -24,17 +24,18 @@ class AcousticModes:
 
     Attributes
     ----------
-    raw : ndarray, shape (3,)
-        From the forces as they came, without subtraction and before any sum rule.
-    subtracted : ndarray, shape (3,)
-        With the forces of the undisplaced supercell subtracted, before any sum rule. Equal to
-        `raw` if they are not subtracted.
+    raw : ndarray, shape (3,), or None
+        From the forces as they came, without subtraction and before any sum rule. None if only
+        force constants are known.
+    subtracted : ndarray, shape (3,), or None
+        With the forces of the undisplaced supercell subtracted, before any sum rule. None if they
+        are not subtracted.
     corrected : ndarray, shape (3,)
         From the force constants in use, which obey the sum rule by construction.
     """
 
-    raw: NDArray[np.float64]
-    subtracted: NDArray[np.float64]
+    raw: NDArray[np.float64] | None
+    subtracted: NDArray[np.float64] | None
     corrected: NDArray[np.float64]
 
 
@@ -131,7 +132,7 @@ def fit_force_constants(
     AcousticModes
     """
     phonon.forces = forces
-    raw = subtracted = _unconstrained_acoustic(phonon)
+    raw, subtracted = _unconstrained_acoustic(phonon), None
     if undisplaced is not None:
         phonon.forces = forces - undisplaced
         subtracted = _unconstrained_acoustic(phonon)
@@ -155,7 +156,9 @@ def acoustic_at_gamma(phonon: Any) -> tuple[NDArray[np.float64], NDArray[np.intp
     return np.asarray(found.frequencies[0][modes], dtype=np.float64), modes
 
 
-def _unconstrained_acoustic(phonon: Any) -> NDArray[np.float64]:
+def _unconstrained_acoustic(phonon: Any) -> NDArray[np.float64] | None:
     """Acoustic frequencies of phonopy's plain finite differences, which impose no sum rule."""
+    if "first_atoms" not in phonon.dataset:
+        return None  # random displacements, which plain differences cannot use
     phonon.produce_force_constants(fc_calculator="traditional", show_drift=False)
     return acoustic_at_gamma(phonon)[0]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from ase.cell import Cell
@@ -84,13 +84,6 @@ class BandPath:
             names.extend(pair[1:] if joined else pair)
             joined = connected
         return ["$\\Gamma$" if name == "G" else name for name in names]
-
-    def join(self, by_line: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        """Join arrays over the points of each line into one over the points of the path."""
-        parts = [by_line[0]]
-        for values, joined in zip(by_line[1:], self.connected, strict=False):
-            parts.append(values[1:] if joined else values)
-        return np.concatenate(parts)
 
     def index(self, label: str) -> int:
         """Return the index of a labelled point.

@@ -46,8 +46,8 @@ class PhononResult:
     dimension : {2, 3}
     n_displacements : int
         Displaced supercells.
-    residual_force : float
-        eV/A, largest norm of a force in the undisplaced supercell; NaN where it was not given.
+    residual_force : float or None
+        eV/A, largest norm of a force in the undisplaced supercell; None if that is not known.
     atoms : Atoms
         The primitive cell, relaxed if it was asked for, without calculator.
     phonon : Phonopy
@@ -65,7 +65,7 @@ class PhononResult:
     thermal: ThermalProperties
     dimension: Dimension
     n_displacements: int
-    residual_force: float
+    residual_force: float | None
     atoms: Atoms
     phonon: Any
 
@@ -95,9 +95,10 @@ class PhononResult:
             found[f"frequency_Gamma_{label}"] = Quantity(frequency, "THz", source)
         found["lowest_frequency"] = Quantity(self.lowest_frequency, "THz", source)
         for name in ("raw", "subtracted", "corrected"):
-            three: NDArray[np.float64] = getattr(self.acoustic, name)
-            farthest = float(three[np.abs(three).argmax()])
-            found[f"acoustic_{name}"] = Quantity(farthest, "THz", source)
+            three: NDArray[np.float64] | None = getattr(self.acoustic, name)
+            if three is not None:
+                farthest = float(three[np.abs(three).argmax()])
+                found[f"acoustic_{name}"] = Quantity(farthest, "THz", source)
         energy = 1e3 * self.thermal.zero_point_energy / len(self.atoms)
         found["zero_point_energy"] = Quantity(energy, "meV/atom", source)
         return found
@@ -108,7 +109,7 @@ def analyze(
     acoustic: AcousticModes,
     *,
     dimension: Dimension,
-    residual_force: float,
+    residual_force: float | None,
     path: str | None,
     special_points: Mapping[str, Sequence[float]] | None,
     points: int,
@@ -131,13 +132,13 @@ def analyze(
     line = band_path(
         atoms.cell, dimension=dimension, path=path, special_points=special_points, points=points
     )
-    bands = phonon.run_band_structure(
-        line.arrays,
-        with_eigenvectors=True,
-        path_connections=line.connected,
-        labels=line.phonopy_labels,
+    # Without eigenvectors, which would make band.yaml a hundred times as long.
+    phonon.run_band_structure(
+        line.arrays, path_connections=line.connected, labels=line.phonopy_labels
     )
-    frequencies = line.join(bands.frequencies)
+    bands = phonon.run_qpoints(line.q, with_eigenvectors=True)
+    frequencies = np.array(bands.frequencies, dtype=np.float64)
+    eigenvectors = np.array(bands.eigenvectors, dtype=np.complex128)
     divisions = default_mesh(atoms.cell, dimension) if mesh is None else mesh
     if dimension == 2 and divisions[2] != 1:
         raise StructureError("The mesh of a layer has one division along z.")
@@ -148,7 +149,7 @@ def analyze(
     return PhononResult(
         path=line,
         frequencies=frequencies,
-        eigenvectors=line.join(bands.eigenvectors),
+        eigenvectors=eigenvectors,
         gamma_modes=gamma_modes(phonon),
         acoustic=acoustic,
         lowest_frequency=float(both.min()),
