@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from properties.band_errors import BandErrors, band_errors
 from properties.batch import Evaluation, evaluate
+from properties.blow_up import BlowUp
+from properties.dislocation import ScrewResult, screw_dislocation
 from properties.elastic import ElasticResult, StrainScan, elastic_tensor, strain_scan
 from properties.elastic_layer import LayerElasticResult, layer_elastic_tensor
 from properties.errors import (
+    BlowUpError,
     CalculatorError,
     MissingQuantityError,
     NotConvergedError,
@@ -29,18 +32,22 @@ from properties.molecule import (
     transfer_barrier,
     vibrational_frequencies,
 )
+from properties.nvt import NVTResult, nvt_trajectory
 from properties.phonon_files import load_phonons, write_phonons
 from properties.phonon_result import PhononResult
 from properties.phonons import phonon_bands
 from properties.quantity import Comparison, Curve, Quantity, compare
 from properties.relaxation import MASK_2D, MASK_3D, Relaxation, relax
 from properties.slip import SlipGeometry, gsfe_cell, slip_geometry
+from properties.temperature import TemperatureStatistics, temperature_statistics
 from properties.vacancy import VacancyResult, vacancy_formation
 
 __all__ = [
     "MASK_2D",
     "MASK_3D",
     "BandErrors",
+    "BlowUp",
+    "BlowUpError",
     "CalculatorError",
     "Comparison",
     "Curve",
@@ -51,15 +58,18 @@ __all__ = [
     "LayerElasticResult",
     "MinimumResult",
     "MissingQuantityError",
+    "NVTResult",
     "NotConvergedError",
     "PhononResult",
     "PlaneScan",
     "PropertyError",
     "Quantity",
     "Relaxation",
+    "ScrewResult",
     "SlipGeometry",
     "StrainScan",
     "StructureError",
+    "TemperatureStatistics",
     "TorsionResult",
     "TransferResult",
     "UnitMismatchError",
@@ -74,11 +84,14 @@ __all__ = [
     "layer_elastic_tensor",
     "load_phonons",
     "molecular_minimum",
+    "nvt_trajectory",
     "phonon_bands",
     "plane_scan",
     "relax",
+    "screw_dislocation",
     "slip_geometry",
     "strain_scan",
+    "temperature_statistics",
     "torsion_profile",
     "transfer_barrier",
     "vacancy_formation",

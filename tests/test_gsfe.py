@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 import pytest
 from ase.build import bulk
-from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.calculators.lj import LennardJones
@@ -17,6 +16,7 @@ from ase.filters import FrechetCellFilter
 from ase.geometry import get_distances
 from ase.neighborlist import neighbor_list
 from ase.optimize import BFGS
+from finnis_sinclair import A0, FinnisSinclair
 
 from properties import (
     Curve,
@@ -30,40 +30,9 @@ from properties import (
     slip_geometry,
 )
 
-A0 = 3.1472
 SLIP_110 = ((1, 1, 0), (1, -1, 1))
 SLIP_121 = ((1, -2, 1), (1, 1, 1))
 EV_PER_A2 = 16.021766
-
-
-class FinnisSinclair(Calculator):
-    """Many-body potential of M. W. Finnis and J. E. Sinclair, Phil. Mag. A 50, 45 (1984), Mo."""
-
-    implemented_properties = ("energy", "free_energy", "forces", "stress")
-    A, d = 1.887117, 4.114825
-    c, c0, c1, c2 = 3.25, 43.4475218, -31.9332978, 6.0804249
-
-    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
-        super().calculate(atoms, properties, system_changes)
-        n = len(self.atoms)
-        i, j, r, v = neighbor_list("ijdD", self.atoms, self.d)
-        rho = np.bincount(i, (r - self.d) ** 2, n)
-        inside = np.where(r < self.c, r - self.c, 0.0)
-        poly = self.c0 + self.c1 * r + self.c2 * r**2
-        slope = 2 * inside * poly + inside**2 * (self.c1 + 2 * self.c2 * r)
-        embedding = -self.A / (2 * np.sqrt(rho))
-        pull = (2 * embedding[i] * (r - self.d) + 0.5 * slope)[:, None] * v / r[:, None]
-        forces = np.zeros((n, 3))
-        np.add.at(forces, i, pull)
-        np.add.at(forces, j, -pull)
-        stress = np.einsum("pa,pb->ab", pull, v) / self.atoms.get_volume()
-        energy = -self.A * np.sqrt(rho).sum() + 0.5 * (inside**2 * poly).sum()
-        self.results = {
-            "energy": energy,
-            "free_energy": energy,
-            "forces": forces,
-            "stress": stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]],
-        }
 
 
 @functools.cache
