@@ -11,6 +11,10 @@ class NotConvergedError(PropertyError):
     """A relaxation ran out of steps, so no number is returned."""
 
 
+class BlowUpError(PropertyError):
+    """A simulation left physics behind and was stopped, so no number is returned."""
+
+
 class CalculatorError(PropertyError):
     """A calculator lacks a quantity that is needed, or returned one that is not finite."""
 

@@ -1,0 +1,130 @@
+"""Temperature of a trajectory and its fluctuation against the canonical one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from properties.errors import StructureError
+from properties.frames import Trajectory, block_error, iterate, time_of
+from properties.nvt_setup import kinetic_temperature
+from properties.quantity import Curve, Quantity
+
+BLOCKS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class TemperatureStatistics:
+    """Mean and fluctuation of the kinetic temperature.
+
+    Attributes
+    ----------
+    time_ps, temperature : ndarray, shape (n,)
+        ps from the first frame, and K.
+    n_dof : int
+        Degrees of freedom that the kinetic energy is shared by.
+    mean, mean_error : float
+        K; the error is the standard error over 5 blocks of time.
+    sigma : float
+        K, standard deviation of the samples.
+    sigma_canonical : float
+        K, ``mean * sqrt(2 / n_dof)``: what it is at constant temperature.
+    target : float or None
+        K.
+    """
+
+    time_ps: NDArray[np.float64]
+    temperature: NDArray[np.float64]
+    n_dof: int
+    mean: float
+    mean_error: float
+    sigma: float
+    sigma_canonical: float
+    target: float | None
+
+    def quantities(self, source: str) -> dict[str, Quantity | Curve]:
+        """Return the mean, the standard deviation and the canonical one in K.
+
+        Parameters
+        ----------
+        source : str
+            Origin to note in each.
+        """
+        return {
+            "temperature_mean": Quantity(self.mean, "K", source),
+            "temperature_sigma": Quantity(self.sigma, "K", source),
+            "temperature_sigma_canonical": Quantity(self.sigma_canonical, "K", source),
+            "temperature": Curve(self.time_ps, self.temperature, "ps", "K", source),
+        }
+
+
+def temperature_statistics(
+    trajectory: Trajectory,
+    *,
+    target_K: float | None = None,
+    n_dof: int | None = None,
+    interval_ps: float | None = None,
+) -> TemperatureStatistics:
+    """Return the temperature of the frames of a trajectory.
+
+    Parameters
+    ----------
+    trajectory : path, or iterable of Atoms
+        With momenta.
+    target_K : float, optional
+        To note in the result.
+    n_dof : int, optional
+        Degrees of freedom; by default three per atom, less those of the constraints, less three
+        if the center of mass rests in all frames although nothing is constrained.
+    interval_ps : float, optional
+        Between frames; by default what `nvt_trajectory` noted in them.
+
+    Returns
+    -------
+    TemperatureStatistics
+
+    Raises
+    ------
+    StructureError
+        If there are no momenta or too few frames.
+    """
+    times, temperatures, resting, free, count = [], [], True, True, 1
+    for index, atoms in enumerate(iterate(trajectory)):
+        if "momenta" not in atoms.arrays:
+            raise StructureError("The frames carry no momenta, hence no temperature.")
+        count = int(atoms.get_number_of_degrees_of_freedom())
+        times.append(time_of(atoms, index, interval_ps))
+        temperatures.append(kinetic_temperature(atoms, count))
+        momenta = atoms.arrays["momenta"]
+        resting &= float(np.abs(momenta.sum(axis=0)).max()) <= 1e-6 * float(np.abs(momenta).sum())
+        free &= not atoms.constraints
+    wanted = n_dof if n_dof is not None else count - (3 if resting and free else 0)
+    if wanted < 1:
+        raise StructureError("There are no degrees of freedom to share the kinetic energy.")
+    values = np.array(temperatures) * (count / wanted)
+    return temperature_statistics_of(values, np.array(times), wanted, target_K)
+
+
+def temperature_statistics_of(
+    temperature: NDArray[np.float64],
+    time_ps: NDArray[np.float64],
+    n_dof: int,
+    target_K: float | None,
+) -> TemperatureStatistics:
+    """Return the statistics of temperatures already known; see `temperature_statistics`."""
+    if len(temperature) < 2 * BLOCKS:
+        raise StructureError(f"Statistics of the temperature need {2 * BLOCKS} frames or more.")
+    mean = float(temperature.mean())
+    return TemperatureStatistics(
+        time_ps=time_ps - time_ps[0],
+        temperature=temperature,
+        n_dof=n_dof,
+        mean=mean,
+        mean_error=float(block_error(temperature, BLOCKS)),
+        sigma=float(temperature.std(ddof=1)),
+        sigma_canonical=mean * math.sqrt(2.0 / n_dof),
+        target=target_K,
+    )

@@ -1,0 +1,409 @@
+"""Molecular dynamics: degrees of freedom, canonical averages, refusals, blow-up, kill and go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.build import bulk, molecule
+from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms, FixBondLengths, FixCartesian, FixCom
+from ase.io.trajectory import Trajectory
+
+from properties import BlowUpError, CalculatorError, PropertyError, StructureError, nvt_trajectory
+from properties.nvt_setup import prepare
+
+ROOT = Path(__file__).parents[1]
+CRYSTAL = bulk("Cu", cubic=True) * (1, 1, 2)
+BONDS = [(0, 1), (0, 2), (1, 2)]
+
+
+class Springs(Calculator):
+    """Atoms bound to each other by random springs that stiffen: invariant under translation.
+
+    Harmonic ones would keep the share of each mode, which no global thermostat equalizes.
+    """
+
+    implemented_properties = ("energy", "forces")
+
+    def __init__(self, atoms, seed=0):
+        super().__init__()
+        n = len(atoms)
+        self.rest = atoms.positions.copy()
+        k = np.random.default_rng(seed).uniform(size=(n, n))
+        self.k, self.quartic, self.calls = k + k.T, 30.0, 0
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        self.calls += 1
+        u = self.atoms.positions - self.rest
+        d = u[:, None] - u
+        squares = (d**2).sum(axis=2)
+        pull = self.k + self.quartic * squares
+        energy = np.sum(self.k * squares / 4 + self.quartic * squares**2 / 8)
+        self.results = {"energy": energy, "forces": -np.einsum("ij,ijx->ix", pull, d)}
+
+
+class Faulty(Springs):
+    """Springs whose forces change at one evaluation."""
+
+    def __init__(self, atoms, call, fault):
+        super().__init__(atoms)
+        self.call, self.fault = call, fault
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        if self.calls >= self.call:
+            self.fault(self.results)
+
+
+def water(constraint=None, **more):
+    atoms = molecule("H2O", **more)
+    atoms.set_constraint(constraint)
+    return atoms
+
+
+@pytest.mark.parametrize(
+    ("atoms", "n_dof"),
+    [
+        (CRYSTAL, 21),
+        (water(cell=[9, 9, 9], pbc=True), 6),
+        (water(cell=[9, 9, 9], pbc=(True, True, False)), 6),
+        (water(FixCom(), cell=[9, 9, 9], pbc=True), 6),
+        (water(FixAtoms([0]), cell=[9, 9, 9], pbc=True), 6),
+        (water(FixBondLengths(BONDS), cell=[9, 9, 9], pbc=True), 3),
+        (water(FixBondLengths(BONDS[:2])), 1),
+        (water(), 3),
+        (molecule("H2"), 1),
+    ],
+)
+def test_degrees_of_freedom(atoms, n_dof):
+    prepared, found = prepare(atoms, None)
+    assert found == n_dof
+    assert atoms.constraints == [] or len(prepared.constraints) >= len(atoms.constraints)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "fix_com", "message"),
+    [
+        (FixCartesian([0]), None, "FixCartesian"),
+        (FixAtoms([0]), True, "already hold"),
+        ([FixAtoms([0]), FixCom()], None, "already hold"),
+        (FixCom(), False, "remove one"),
+        ([FixAtoms([0]), FixAtoms([0, 1])], None, "twice"),
+        ([FixAtoms([0]), FixBondLengths([(0, 1)])], None, "ends at a fixed atom"),
+        (FixBondLengths([(0, 1), (1, 0)]), None, "twice"),
+        (FixAtoms([0, 1, 2]), None, "cannot move"),
+    ],
+)
+def test_constraints_that_would_give_a_wrong_temperature_are_refused(
+    constraint, fix_com, message, tmp_path
+):
+    atoms = water(constraint, cell=[9, 9, 9], pbc=True)
+    with pytest.raises(StructureError, match=message):
+        nvt_trajectory(atoms, EMT(), file=tmp_path / "a.traj", fix_com=fix_com)
+
+
+@pytest.mark.parametrize(
+    ("atoms", "arguments", "message"),
+    [
+        (water(), {"timestep_fs": 1.5}, "vibrations of hydrogen; use 1 fs"),
+        (
+            water(FixBondLengths(BONDS), cell=[9, 9, 9], pbc=True),
+            {"timestep_fs": 2.5},
+            "librations of hydrogen; use 2 fs",
+        ),
+        (CRYSTAL, {"timestep_fs": 6.0}, "use 5 fs"),
+        (CRYSTAL, {"timestep_fs": float("nan")}, "time step"),
+        (CRYSTAL, {"temperature_K": 0.0}, "temperature_K is 0.0"),
+        (CRYSTAL, {"production_ps": -1.0}, "production_ps"),
+        (CRYSTAL, {"equilibration_ps": -1.0}, "equilibration_ps"),
+        (CRYSTAL, {"taut_fs": 0.1}, "thermostat is below"),
+        (CRYSTAL, {"preset": "long"}, "smoke, short, full"),
+        (Atoms("H2", [[0, 0, 0], [0, 0, 0.8]], pbc=True), {}, "without a cell vector"),
+        (Atoms("H2", [[0, 0, 0], [0, 0, np.inf]]), {}, "not finite"),
+        (Atoms(), {}, "no atoms"),
+    ],
+)
+def test_bad_inputs_are_refused(atoms, arguments, message, tmp_path):
+    with pytest.raises(StructureError, match=message):
+        nvt_trajectory(atoms, EMT(), file=tmp_path / "a.traj", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_eight_atoms_run_at_their_target_and_share_it_evenly(tmp_path):
+    """Counting all 24 degrees of freedom where 21 move would give 343 K.
+
+    With the center of mass at rest, atom i has 3 (1 - m_i / M) kT / 2.
+    """
+    alloy = CRYSTAL.copy()
+    alloy.symbols = "Cu2Au2Cu2Au2"
+    found = nvt_trajectory(
+        alloy,
+        Springs(alloy),
+        file=tmp_path / "a.traj",
+        timestep_fs=2.0,
+        interval_fs=20.0,
+        equilibration_ps=1.0,
+        production_ps=20.0,
+        checkpoint_ps=10.0,
+        taut_fs=40.0,
+    )
+    statistics = found.temperature_statistics()
+    assert found.n_dof == 21
+    assert abs(statistics.mean - 300.0) < 3 * statistics.mean_error < 20.0
+    assert statistics.sigma == pytest.approx(300.0 * np.sqrt(2 / 21), rel=0.1)
+    assert statistics.sigma_canonical == pytest.approx(statistics.mean * np.sqrt(2 / 21))
+    assert found.quantities("test")["temperature_mean"].unit == "K"
+    masses = alloy.get_masses()
+    with Trajectory(found.file) as frames:
+        kinetic = np.array([(f.get_momenta() ** 2).sum(axis=1) / 2 / masses for f in frames])
+    shares = 3 * (1 - masses / masses.sum())
+    for symbol in ("Cu", "Au"):
+        chosen = alloy.symbols == symbol
+        series = 2 * kinetic[:, chosen].sum(axis=1) / shares[chosen].sum() / units.kB
+        blocks = np.array([b.mean() for b in np.array_split(series, 8)])
+        error = blocks.std(ddof=1) / np.sqrt(8)
+        assert abs(series.mean() - 300.0) < 3 * error < 60.0
+
+
+def test_conserved_energy_fluctuates_with_the_square_of_the_time_step(tmp_path):
+    spread = []
+    for dt in (1.0, 2.0):
+        found = nvt_trajectory(
+            CRYSTAL,
+            Springs(CRYSTAL),
+            file=tmp_path / f"{dt}.traj",
+            timestep_fs=dt,
+            interval_fs=10.0,
+            equilibration_ps=0.0,
+            production_ps=4.0,
+        )
+        spread.append(found.conserved_energy.std())
+        total = found.conserved_energy - found.conserved_energy[0]
+        assert np.abs(total).max() < 0.02 * np.ptp(found.potential_energy)
+        assert abs(found.conserved_drift) < 0.1
+    assert spread[1] / spread[0] == pytest.approx(4.0, rel=0.3)
+
+
+def test_velocities_start_at_rest_and_at_temperature(tmp_path):
+    found = nvt_trajectory(
+        water(),
+        Springs(molecule("H2O")),
+        file=tmp_path / "a.traj",
+        equilibration_ps=0.0,
+        production_ps=0.05,
+    )
+    with Trajectory(found.file) as frames:
+        first, last = frames[0], frames[-1]
+    assert found.n_frames == 6
+    assert found.temperature[0] == pytest.approx(300.0, rel=1e-12)
+    assert last.info == {"step": 100, "time_ps": pytest.approx(0.05)}
+    for frame in (first, last):
+        assert np.abs(frame.get_momenta().sum(axis=0)).max() < 1e-10
+    assert np.abs(first.get_angular_momentum()).max() < 1e-10
+
+
+def nan(results):
+    results["forces"][0, 1] = np.nan
+
+
+def hot(results):
+    results["forces"][0] += [500.0, 0.0, 0.0]
+
+
+def run_faulty(file, atoms, calc, **more):
+    settings = {"timestep_fs": 1.0, "interval_fs": 5.0, "checkpoint_ps": 10.0, "minimize": False}
+    lengths = {"equilibration_ps": 0.02, "production_ps": 1.0}
+    return nvt_trajectory(atoms, calc, file=file, **settings | lengths | more)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"), [(nan, "not finite"), (hot, "the temperature reached")]
+)
+def test_blow_up_is_noticed_at_its_step(tmp_path, fault, reason):
+    """The forces of step 33 are the 34th evaluation."""
+    file = tmp_path / "a.traj"
+    found = run_faulty(file, CRYSTAL, Faulty(CRYSTAL, 34, fault))
+    assert found.blow_up.step == 33 and reason in found.blow_up.reason
+    assert found.blow_up.time_ps == pytest.approx(0.033)
+    with Trajectory(file) as frames:
+        assert [f.info["step"] for f in frames] == [20, 25, 30]
+    with pytest.raises(BlowUpError, match="at step 33"):
+        found.quantities("test")
+    again = Faulty(CRYSTAL, 1000, fault)
+    assert run_faulty(file, CRYSTAL, again).blow_up == found.blow_up and again.calls == 1
+
+
+class Drive(Calculator):
+    """A constant force on some atoms, which move together without heating the rest."""
+
+    implemented_properties = ("energy", "forces")
+
+    def __init__(self, force):
+        super().__init__()
+        self.force = force
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        self.results = {"energy": 0.0, "forces": np.array(self.force, dtype=float)}
+
+
+@pytest.mark.parametrize(
+    ("positions", "pull", "reason"),
+    [
+        ([[0, 0, 0], [1.4, 0, 0]], 0.5, "lost all its bonds"),
+        ([[0, 0, 0], [1.4, 0, 0]], -0.5, "A apart"),
+        ([[0, 0, 0], [8.0, 0, 0]], 0.1, "escaped"),
+    ],
+)
+def test_impossible_distances_stop_the_run(tmp_path, positions, pull, reason):
+    atoms = Atoms("C2", positions)
+    found = run_faulty(
+        tmp_path / "a.traj",
+        atoms,
+        Drive([[-pull, 0, 0], [pull, 0, 0]]),
+        temperature_K=1e4,
+        production_ps=2.0,
+    )
+    assert reason in found.blow_up.reason
+    assert found.blow_up.step % 5 == 0
+
+
+def test_calculator_without_finite_forces_is_refused(tmp_path):
+    with pytest.raises(CalculatorError, match="not finite"):
+        run_faulty(tmp_path / "a.traj", CRYSTAL, Faulty(CRYSTAL, 1, nan))
+
+
+RATTLED = bulk("Cu", cubic=True) * (2, 1, 1)
+CHILD = """
+import sys, os, signal
+from ase.build import bulk
+from ase.calculators.emt import EMT
+sys.path.insert(0, {root!r})
+from properties import nvt_trajectory
+
+class Dying(EMT):
+    calls = 0
+    def calculate(self, *args, **kwargs):
+        self.calls += 1
+        if self.calls == {call}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().calculate(*args, **kwargs)
+
+nvt_trajectory(bulk("Cu", cubic=True) * (2, 1, 1), Dying(), file={file!r}, **{settings!r})
+"""
+SETTINGS = {
+    "timestep_fs": 5.0,
+    "temperature_K": 900.0,
+    "interval_fs": 15.0,
+    "equilibration_ps": 0.1,
+    "production_ps": 0.5,
+    "checkpoint_ps": 0.12,
+    "seed": 7,
+}
+
+
+def start_child(file, settings, call=0):
+    code = CHILD.format(root=str(ROOT), file=str(file), settings=settings, call=call)
+    return subprocess.Popen([sys.executable, "-c", code])
+
+
+def assert_same_run(one, other):
+    with Trajectory(one.file) as a, Trajectory(other.file) as b:
+        assert len(a) == len(b) == one.n_frames
+        for left, right in zip(a, b, strict=True):
+            assert left.info == right.info
+            assert np.array_equal(left.positions, right.positions)
+            assert np.array_equal(left.get_momenta(), right.get_momenta())
+            assert left.get_potential_energy() == right.get_potential_energy()
+    for name in ("time_ps", "temperature", "potential_energy", "conserved_energy"):
+        assert np.array_equal(getattr(one, name), getattr(other, name)), name
+
+
+def test_killed_and_continued_equals_uninterrupted(tmp_path):
+    """Killed before, between and after checkpoints, and while a frame is being written."""
+    whole = nvt_trajectory(RATTLED, EMT(), file=tmp_path / "whole.traj", **SETTINGS)
+    file = tmp_path / "killed.traj"
+    for call in (1, 30, 45):
+        child = start_child(file, SETTINGS, call)
+        assert child.wait(timeout=120) == -signal.SIGKILL
+    with Trajectory(file) as frames:
+        surplus = len(frames)
+    with file.open("ab") as handle:
+        handle.write(b"half a frame")
+    found = nvt_trajectory(RATTLED, EMT(), file=file, **SETTINGS)
+    assert surplus > 0 and found.n_continuations == 2 and found.seamless
+    assert_same_run(found, whole)
+    assert sorted(p.name for p in tmp_path.iterdir() if "killed" in p.name) == [
+        "killed.state.npz",
+        "killed.traj",
+    ]
+
+
+@pytest.mark.slow
+def test_twenty_ps_killed_three_times_equal_the_uninterrupted(tmp_path):
+    """Killed from outside, whatever the run is doing."""
+    settings = SETTINGS | {"production_ps": 20.0, "checkpoint_ps": 0.5, "interval_fs": 10.0}
+    begun = time.monotonic()
+    whole = nvt_trajectory(RATTLED, EMT(), file=tmp_path / "whole.traj", **settings)
+    took = time.monotonic() - begun
+    file = tmp_path / "killed.traj"
+    for wait in np.random.default_rng(1).uniform(0.15, 0.35, 3) * took:
+        child = start_child(file, settings)
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(timeout=3.0 + wait)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    found = nvt_trajectory(RATTLED, EMT(), file=file, **settings)
+    assert found.n_frames == 2001 and found.n_continuations == 3 and found.seamless
+    assert_same_run(found, whole)
+    print(f"{len(whole.time_ps)} samples, {whole.n_frames} frames equal after 3 kills")
+
+
+def test_a_complete_run_is_returned_and_another_one_refused(tmp_path):
+    file = tmp_path / "a.traj"
+    calc = Springs(CRYSTAL)
+    arguments = {"file": file, "timestep_fs": 2.0, "production_ps": 0.2, "equilibration_ps": 0.1}
+    seen = []
+    first = nvt_trajectory(
+        CRYSTAL, calc, progress=lambda done, total: seen.append((done, total)), **arguments
+    )
+    assert seen == [(step, 150) for step in range(0, 151, 5)]
+    calls = calc.calls
+    assert np.array_equal(nvt_trajectory(CRYSTAL, calc, **arguments).time_ps, first.time_ps)
+    assert calc.calls == calls + 1
+    with pytest.raises(PropertyError, match=r"temperature_K was 300\.0, now 400\.0"):
+        nvt_trajectory(CRYSTAL, calc, temperature_K=400.0, **arguments)
+    moved = CRYSTAL.copy()
+    moved.rattle(0.01, seed=1)
+    with pytest.raises(PropertyError, match="start was"):
+        nvt_trajectory(moved, calc, **arguments)
+    with pytest.raises(CalculatorError, match="another calculator"):
+        nvt_trajectory(CRYSTAL, Springs(CRYSTAL, seed=1), **arguments)
+    other = nvt_trajectory(CRYSTAL, Springs(CRYSTAL, seed=1), resume=False, **arguments)
+    assert other.n_continuations == 0 and not np.array_equal(other.temperature, first.temperature)
+
+
+def test_damaged_files_are_refused(tmp_path):
+    file = tmp_path / "a.traj"
+    arguments = {"file": file, "timestep_fs": 5.0, "production_ps": 0.2, "equilibration_ps": 0.0}
+    with pytest.raises(PropertyError, match=r"NAME\.traj"):
+        nvt_trajectory(CRYSTAL, EMT(), file=tmp_path / "a.xyz")
+    file.write_bytes(b"something else")
+    with pytest.raises(PropertyError, match=r"without a\.state\.npz"):
+        nvt_trajectory(CRYSTAL, Springs(CRYSTAL), **arguments)
+    assert file.read_bytes() == b"something else"
+    nvt_trajectory(CRYSTAL, Springs(CRYSTAL), resume=False, **arguments)
+    state = tmp_path / "a.state.npz"
+    state.write_bytes(state.read_bytes()[:-50])
+    with pytest.raises(PropertyError, match="cannot be read"):
+        nvt_trajectory(CRYSTAL, Springs(CRYSTAL), **arguments)
