@@ -32,6 +32,7 @@ from ase_finetune.cli_arguments import (
     ValidFraction,
 )
 from ase_finetune.cli_options import resolve, train_options
+from ase_finetune.cli_properties import FORMS
 from ase_finetune.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -382,39 +383,46 @@ def evaluate(
 @app.command()
 @guarded
 def properties(
-    checkpoint: Checkpoint,
-    system: Annotated[str, typer.Argument(help="A bundled system.")],
-    only: Annotated[str | None, typer.Option(help="Comma-separated names.")] = None,
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="[CKPT]", help="A checkpoint folder, or seed.")
+    ],
+    system: Annotated[
+        str | None, typer.Argument(metavar="SYSTEM", help="A bundled system.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Comma-separated names, or their first words.")
+    ] = None,
+    calculator: Annotated[str | None, typer.Option(help=f"Instead of CKPT: {FORMS}.")] = None,
+    calculator_args: Annotated[
+        str | None, typer.Option(help="JSON object of keyword arguments for --calculator.")
+    ] = None,
     device: Device = "cpu",
     accelerate: Accelerate = True,
     out: OutFolder = None,
     as_json: Json = False,
 ) -> None:
-    """Compute a system's properties with a checkpoint and compare them with DFT."""
-    from ase_finetune.calculator import FineTunedCalculator
-    from ase_finetune.run import compute_properties, property_rows, write_json
-    from ase_finetune.terminal import TerminalReporter
+    """Compute a system's properties with a checkpoint, or any ASE calculator, beside DFT.
+
+    With --out, results.json, curves.json and a PNG of every figure are written there.
+    """
+    from ase_finetune.cli_properties import any_calculator, chosen_properties, compute
     from systems import get_system
 
-    chosen = get_system(system)
-    names = list(chosen.properties) if only is None else [n.strip() for n in only.split(",")]
-    unknown = [n for n in names if n not in chosen.properties]
-    if unknown:
-        raise ConfigError(
-            f"System {system} has no property {', '.join(unknown)}; it has "
-            f"{', '.join(chosen.properties)}."
-        )
-    loaded = _load(checkpoint)
-    calculator = FineTunedCalculator(loaded, device=device, accelerate=accelerate)
-    with TerminalReporter() as reporter:
-        found, failures = compute_properties(chosen, calculator, names, reporter, loaded.stage)
-    results = {
-        "properties": {loaded.stage: property_rows(found, chosen)},
-        "failures": {loaded.stage: failures},
-    }
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "results.json", results)
+    if calculator is None and system is None:
+        raise ConfigError("Give a checkpoint (or seed) and a system, or --calculator and a system.")
+    if calculator is not None and system is not None:
+        raise ConfigError("Give either a checkpoint or --calculator, not both.")
+    chosen = get_system(checkpoint if system is None else system)
+    names = chosen_properties(chosen, only)
+    if calculator is not None:
+        attached, stage = any_calculator(calculator, calculator_args, device), calculator
+    else:
+        from ase_finetune.calculator import FineTunedCalculator
+
+        loaded = _load(checkpoint)
+        attached = FineTunedCalculator(loaded, device=device, accelerate=accelerate)
+        stage = loaded.stage
+    results, failures = compute(chosen, names, attached, stage, calculator or checkpoint, out)
     _show(results, as_json)
     if failures:
         raise UserError(f"No value for {', '.join(failures)}: {next(iter(failures.values()))}")

@@ -102,7 +102,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-class _Folder:
+class ResultFolder:
     """The files of one run, rewritten after every stage so that a stop loses little."""
 
     def __init__(self, out: Path, provenance: Mapping[str, Any]) -> None:
@@ -144,6 +144,15 @@ class _Folder:
             if isinstance(reference.value, Curve):
                 key = "reference" if reference.default else f"reference:{reference.label}"
                 self.curves.setdefault(key, {})[reference.name] = _curve(reference.value)
+
+    def draw(self, result: Any, label: str, system: System, into: str = "figures") -> None:
+        """Write the figures of one result as PNG files into a folder of this folder."""
+        from properties.figures import figures
+
+        for name, figure in figures(result, label, system.references()).items():
+            path = self.out / into / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=200)
 
     def write(self) -> None:
         write_json(self.out / "results.json", self.results)
@@ -206,9 +215,23 @@ def _rmse_row(comparison: Comparison) -> dict[str, Any]:
 
 
 def compute_properties(
-    system: System, calculator: Any, names: Sequence[str], reporter: Reporter, source: str
+    system: System,
+    calculator: Any,
+    names: Sequence[str],
+    reporter: Reporter,
+    source: str,
+    keep: Callable[[Any], None] | None = None,
 ) -> tuple[dict[str, Quantity | Curve], dict[str, str]]:
     """Compute properties of a system with any ASE calculator.
+
+    Parameters
+    ----------
+    system, calculator, names
+        What is computed with what.
+    reporter, source
+        Where progress goes, and the name of the calculator there and in the results.
+    keep
+        Called with each result, before the next property is begun.
 
     Returns
     -------
@@ -228,6 +251,8 @@ def compute_properties(
             reporter.note(f"{source}: no {name}: {error}")
             continue
         found.update(result.quantities(source))
+        if keep is not None:
+            keep(result)
     return found, failures
 
 
@@ -284,7 +309,7 @@ def run_job(
     settings = _plain(dataclasses.asdict(config))
     settings["refine"] = None if refine_config is None else dataclasses.asdict(refine_config)
     write_text(out / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
-    folder = _Folder(
+    folder = ResultFolder(
         out,
         {
             "command": shlex.join(["ase-finetune", *sys.argv[1:]]),
@@ -322,7 +347,14 @@ def run_job(
             calculator = FineTunedCalculator(
                 checkpoint, device=config.device, accelerate=config.accelerate
             )
-            found, failures = compute_properties(system, calculator, properties, reporter, stage)
+            found, failures = compute_properties(
+                system,
+                calculator,
+                properties,
+                reporter,
+                stage,
+                lambda result: folder.draw(result, stage, system, f"figures/{stage}"),
+            )
             folder.add_quantities(stage, found, system)
             folder.results["failures"][stage] = failures
         folder.write()

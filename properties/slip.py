@@ -273,7 +273,9 @@ def _shortest(
     return round(float(vector @ metric @ vector), 6), tuple(int(i) for i in vector)
 
 
-def _frame(slip: NDArray[np.floating[Any]], normal: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+def _frame(
+    slip: NDArray[np.floating[Any]], normal: NDArray[np.floating[Any]]
+) -> NDArray[np.float64]:
     x = slip / np.linalg.norm(slip)
     z = normal / np.linalg.norm(normal)
     return np.array([x, np.cross(z, x), z])

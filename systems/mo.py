@@ -11,10 +11,14 @@ from properties import (
     ElasticResult,
     GSFEResult,
     LatticeResult,
+    ScrewResult,
+    VacancyResult,
     elastic_tensor,
     gsfe_curve,
     lattice_constant,
     relax,
+    screw_dislocation,
+    vacancy_formation,
 )
 from systems.system import DATA, Progress, System
 
@@ -44,6 +48,19 @@ def _gsfe(
         calculator,
         mode=mode,
         progress=progress,
+    )
+
+
+def _vacancy(calculator: Any, progress: Progress | None) -> VacancyResult:
+    cube = relax(bulk("Mo", "bcc", a=A0, cubic=True), calculator, cell=True).atoms
+    return vacancy_formation(cube, calculator, repeat=(4, 4, 4), progress=progress)
+
+
+def _screw(calculator: Any, progress: Progress | None) -> ScrewResult:
+    elastic = _elastic(calculator, progress)
+    a0 = float((2.0 * elastic.atoms.get_volume()) ** (1 / 3))
+    return screw_dislocation(
+        "Mo", a0, (elastic.C[0, 0], elastic.C[0, 1], elastic.C[3, 3]), calculator
     )
 
 
@@ -83,6 +100,8 @@ SYSTEM = System(
         "gsfe_110_relaxed": partial(_gsfe, "110", "relaxed"),
         "gsfe_121_rigid": partial(_gsfe, "121", "rigid"),
         "gsfe_121_relaxed": partial(_gsfe, "121", "relaxed"),
+        "vacancy": _vacancy,
+        "screw": _screw,
     },
     recipe=RECIPE,
 )
