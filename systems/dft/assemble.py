@@ -19,7 +19,7 @@ from systems.system import DATA, SPLITS
 CYCLE = ("train", "train", "train", "valid", "test_id", "train")
 REFERENCE = "reference"
 # These differ from run to run and say nothing of the label.
-DROPPED = ("wall_s", "scf_iterations")
+DROPPED = ("wall_s", "cpu_s", "scf_iterations")
 
 
 @dataclass(frozen=True)

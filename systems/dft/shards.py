@@ -1,8 +1,8 @@
 """Shards: extended-XYZ files to which generators add finished frames.
 
 A frame carries the labels (``REF_energy`` eV, ``REF_forces`` eV/A, ``REF_stress`` eV/A^3 Voigt),
-``config_type``, a unique ``id`` and the provenance of its label: `PROVENANCE_KEYS` for periodic
-cells, `MOLECULE_KEYS` for molecules, which have no stress.
+``config_type``, a unique ``id`` and the provenance of its label: `PROVENANCE_KEYS` for GPAW,
+`CP2K_KEYS` for CP2K, `MOLECULE_KEYS` for molecules, which have no stress.
 """
 
 from __future__ import annotations
@@ -25,6 +25,20 @@ PROVENANCE_KEYS = (
     "smearing",
     "scf",
     "setups",
+    "script",
+    "commit",
+)
+CP2K_KEYS = (
+    "code",
+    "functional",
+    "dispersion",
+    "basis",
+    "cutoff_Ry",
+    "rel_cutoff_Ry",
+    "kpts",
+    "smearing",
+    "scf",
+    "pseudopotentials",
     "script",
     "commit",
 )
