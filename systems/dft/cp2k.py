@@ -72,7 +72,9 @@ def parse(output: str, n_atoms: int) -> Label:
         raise RuntimeError("the SCF did not converge")
     energy = re.search(r"ENERGY\| Total FORCE_EVAL \( QS \) energy \[a\.u\.\]:" + NUMBER, output)
     version = re.search(r"CP2K version (\S+)", output)
-    table = re.search(r"ATOMIC FORCES in \[a\.u\.\].*?\n((?:\s+\d+\s+\d+ .*\n)+)", output, re.S)
+    table = re.search(
+        r"ATOMIC FORCES in \[a\.u\.\]\n\n # Atom.*\n((?:\s+\d+\s+\d+\s+[A-Z].*\n)+)", output
+    )
     tensor = re.search(
         r"Analytical stress tensor \[GPa\].*\n.*\n((?: STRESS\|\s+[xyz] .*\n){3})", output
     )

@@ -4,7 +4,7 @@ Frames of 3x3 cells (27 atoms) are displaced harmonically: classical normal mode
 force constants (`systems.dft.mos2_phonons`) with random amplitudes, drawn as ``S z`` with the
 symmetric root ``S`` of the covariance, which no choice of eigenvectors changes. The random numbers
 of a job depend on its id alone, so that a longer plan leaves the earlier structures as they are.
-Cells of 3 atoms, strained and relaxed in two Newton steps, give lattice and elastic constants.
+Cells of 3 atoms, strained and relaxed by a Newton step, give lattice and elastic constants.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ CELL_STRAINS = {
     "iso_-2": (-2.0, -2.0, 0.0),
     "xy_+1": (0.0, 0.0, 1.0),
 }
-NEWTON_STEPS = 2
+NEWTON_STEPS = 1
 # A stretched layer gets thinner by about this share of the sum of its in-plane strains.
 THINNING = 0.3
 Array = NDArray[np.float64]
