@@ -157,9 +157,9 @@ def match_branches(
     rows, columns = _groups(reference_frequencies), _groups(frequencies)
     squared = np.abs(reference_vectors.conj().T @ vectors) ** 2
     alike = _averages(rows) @ squared @ _averages(columns)
-    # Equal overlaps, as within degenerate modes, are decided by frequency.
-    apart = np.abs(reference_frequencies[:, None] - frequencies[None, :])
-    chosen, order = linear_sum_assignment(-alike + 1e-6 * apart / (1.0 + apart.max()))
+    # Between equal overlaps, as within degenerate modes, the order of frequencies decides.
+    rank = np.arange(len(frequencies)) / len(frequencies)
+    chosen, order = linear_sum_assignment(1e-6 * (rank[:, None] - rank) ** 2 - alike)
     larger = np.maximum(_sizes(rows), _sizes(columns)[order])
     return order, np.minimum(1.0, alike[chosen, order] * larger)
 
