@@ -96,7 +96,7 @@ def elastic_errors(
             hatch=HATCHES[k % len(HATCHES)],
             edgecolor="white",
             linewidth=0.0,
-            label=_label(stage),
+            label=stage_label(stage),
         )
         axes.bar_label(
             drawn, labels=[f"{e:+.1f}" for e in errors], fontsize=7, padding=1.5, rotation=90
@@ -141,7 +141,11 @@ def gsfe_curves(
             fine = np.linspace(curve.x[0], curve.x[-1], 201)
             color = COLORS[k % len(COLORS)]
             axes.plot(
-                fine, curve.at(fine), ls=LINES[k % len(LINES)], color=color, label=_label(stage)
+                fine,
+                curve.at(fine),
+                ls=LINES[k % len(LINES)],
+                color=color,
+                label=stage_label(stage),
             )
         for k, (label, reference) in enumerate(references.get(title, {}).items()):
             _require_units(reference, "b", "J/m^2", title)
@@ -203,7 +207,9 @@ def equation_of_state(curves: Mapping[str, Curve]) -> Figure:
             axes.plot(fine, 1e3 * (curve.at(fine) - lowest), color=color, ls=LINES[k % len(LINES)])
             k += 1
         # The line is drawn above; this entry shows the points and names them.
-        axes.plot(curve.x, 1e3 * (curve.y - lowest), ls="none", ms=4, label=_label(stage), **style)
+        axes.plot(
+            curve.x, 1e3 * (curve.y - lowest), ls="none", ms=4, label=stage_label(stage), **style
+        )
     size = "Area" if unit.startswith("A^2") else "Volume"
     axes.set_xlabel(f"{size} ({UNITS.get(unit, unit)})")
     axes.set_ylabel(r"$E - E_\mathrm{min}$ (meV/atom)")
@@ -262,7 +268,8 @@ def _name(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _label(stage: str) -> str:
+def stage_label(stage: str) -> str:
+    """Return the name of a stage as figures show it."""
     return stage.replace("zero_shot", "zero-shot").replace("finetuned", "fine-tuned")
 
 
