@@ -9,6 +9,7 @@ from __future__ import annotations
 from properties.band_errors import BandErrors, band_errors
 from properties.batch import Evaluation, evaluate
 from properties.blow_up import BlowUp
+from properties.density import DensityProfile, density_profile
 from properties.dislocation import ScrewResult, screw_dislocation
 from properties.elastic import ElasticResult, StrainScan, elastic_tensor, strain_scan
 from properties.elastic_layer import LayerElasticResult, layer_elastic_tensor
@@ -23,6 +24,7 @@ from properties.errors import (
 )
 from properties.gsfe import GSFEResult, PlaneScan, gsfe_curve, plane_scan
 from properties.lattice import LatticeResult, lattice_constant
+from properties.liquid import WaterResult, water_dynamics, water_observables
 from properties.molecule import (
     MinimumResult,
     TorsionResult,
@@ -32,15 +34,18 @@ from properties.molecule import (
     transfer_barrier,
     vibrational_frequencies,
 )
+from properties.msd import Diffusion, diffusion
 from properties.nvt import NVTResult, nvt_trajectory
 from properties.phonon_files import load_phonons, write_phonons
 from properties.phonon_result import PhononResult
 from properties.phonons import phonon_bands
 from properties.quantity import Comparison, Curve, Quantity, compare
+from properties.radial import RadialDistribution, radial_distribution
 from properties.relaxation import MASK_2D, MASK_3D, Relaxation, relax
 from properties.slip import SlipGeometry, gsfe_cell, slip_geometry
 from properties.temperature import TemperatureStatistics, temperature_statistics
 from properties.vacancy import VacancyResult, vacancy_formation
+from properties.water import WaterMolecules, water_molecules
 
 __all__ = [
     "MASK_2D",
@@ -51,6 +56,8 @@ __all__ = [
     "CalculatorError",
     "Comparison",
     "Curve",
+    "DensityProfile",
+    "Diffusion",
     "ElasticResult",
     "Evaluation",
     "GSFEResult",
@@ -64,6 +71,7 @@ __all__ = [
     "PlaneScan",
     "PropertyError",
     "Quantity",
+    "RadialDistribution",
     "Relaxation",
     "ScrewResult",
     "SlipGeometry",
@@ -74,8 +82,12 @@ __all__ = [
     "TransferResult",
     "UnitMismatchError",
     "VacancyResult",
+    "WaterMolecules",
+    "WaterResult",
     "band_errors",
     "compare",
+    "density_profile",
+    "diffusion",
     "elastic_tensor",
     "evaluate",
     "gsfe_cell",
@@ -87,6 +99,7 @@ __all__ = [
     "nvt_trajectory",
     "phonon_bands",
     "plane_scan",
+    "radial_distribution",
     "relax",
     "screw_dislocation",
     "slip_geometry",
@@ -96,5 +109,8 @@ __all__ = [
     "transfer_barrier",
     "vacancy_formation",
     "vibrational_frequencies",
+    "water_dynamics",
+    "water_molecules",
+    "water_observables",
     "write_phonons",
 ]

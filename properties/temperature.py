@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from ase import Atoms
 from numpy.typing import NDArray
 
 from properties.errors import StructureError
@@ -14,6 +15,7 @@ from properties.nvt_setup import kinetic_temperature
 from properties.quantity import Curve, Quantity
 
 BLOCKS = 5
+RESTING = 1e-6  # of the sum of momenta
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,21 +93,52 @@ def temperature_statistics(
     StructureError
         If there are no momenta or too few frames.
     """
-    times, temperatures, resting, free, count = [], [], True, True, 1
-    for index, atoms in enumerate(iterate(trajectory)):
+    temperatures = Temperatures(target_K, n_dof, interval_ps)
+    for atoms in iterate(trajectory):
+        temperatures.add(atoms)
+    return temperatures.result()
+
+
+class Temperatures:
+    """Collects the temperature of each frame.
+
+    Parameters
+    ----------
+    target_K, n_dof, interval_ps
+        See `temperature_statistics`.
+    """
+
+    def __init__(
+        self, target_K: float | None, n_dof: int | None, interval_ps: float | None
+    ) -> None:
+        self.target_K, self.n_dof, self.interval_ps = target_K, n_dof, interval_ps
+        self.times: list[float] = []
+        self.temperatures: list[float] = []
+        self.resting = self.free = True
+        self.count = 0
+
+    def add(self, atoms: Atoms) -> None:
+        """Add a frame."""
         if "momenta" not in atoms.arrays:
             raise StructureError("The frames carry no momenta, hence no temperature.")
-        count = int(atoms.get_number_of_degrees_of_freedom())
-        times.append(time_of(atoms, index, interval_ps))
-        temperatures.append(kinetic_temperature(atoms, count))
+        if not self.times:
+            self.count = int(atoms.get_number_of_degrees_of_freedom())
+            self.free = not atoms.constraints
+        self.times.append(time_of(atoms, len(self.times), self.interval_ps))
+        self.temperatures.append(kinetic_temperature(atoms, max(1, self.count)))
         momenta = atoms.arrays["momenta"]
-        resting &= float(np.abs(momenta.sum(axis=0)).max()) <= 1e-6 * float(np.abs(momenta).sum())
-        free &= not atoms.constraints
-    wanted = n_dof if n_dof is not None else count - (3 if resting and free else 0)
-    if wanted < 1:
-        raise StructureError("There are no degrees of freedom to share the kinetic energy.")
-    values = np.array(temperatures) * (count / wanted)
-    return temperature_statistics_of(values, np.array(times), wanted, target_K)
+        total = float(np.abs(momenta.sum(axis=0)).max())
+        self.resting &= total <= RESTING * float(np.abs(momenta).sum())
+
+    def result(self) -> TemperatureStatistics:
+        """Return the statistics of what was added."""
+        n_dof = self.n_dof
+        if n_dof is None:
+            n_dof = self.count - (3 if self.resting and self.free else 0)
+        if n_dof < 1:
+            raise StructureError("There are no degrees of freedom to share the kinetic energy.")
+        values = np.array(self.temperatures) * (max(1, self.count) / n_dof)
+        return temperature_statistics_of(values, np.array(self.times), n_dof, self.target_K)
 
 
 def temperature_statistics_of(
