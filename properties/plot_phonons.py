@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from properties.band_errors import band_errors
 from properties.errors import PropertyError
@@ -123,12 +123,12 @@ def phonon_bands(
     return figure
 
 
-def _to_wavenumber(frequency: NDArray[np.float64]) -> NDArray[np.float64]:
-    return frequency * INVERSE_CM
+def _to_wavenumber(frequency: ArrayLike) -> NDArray[np.float64]:
+    return np.asarray(frequency, dtype=np.float64) * INVERSE_CM
 
 
-def _to_frequency(wavenumber: NDArray[np.float64]) -> NDArray[np.float64]:
-    return wavenumber / INVERSE_CM
+def _to_frequency(wavenumber: ArrayLike) -> NDArray[np.float64]:
+    return np.asarray(wavenumber, dtype=np.float64) / INVERSE_CM
 
 
 def _panels(with_states: bool, with_errors: bool) -> tuple[Figure, Axes, Axes, Axes]:
