@@ -105,7 +105,7 @@ def water_observables(
     Raises
     ------
     StructureError
-        For trajectories that cannot be used, or too few frames (64 are needed).
+        For trajectories that cannot be used, or too few frames (44 are needed).
     """
     temperatures = Temperatures(target_K, n_dof, interval_ps)
     pairs = Pairs("O", normal, RMAX, WIDTH)

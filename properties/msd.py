@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,9 @@ from properties.quantity import Curve, Quantity
 A2_PER_PS_IN_CM2_PER_S = 1e-4
 SLOPE_TOLERANCE = 0.1
 WIDTH = np.sqrt(2.0)  # local slopes are taken between t / WIDTH and t * WIDTH
-LEAST_SPAN = 3.0
+LEAST_SPAN = 2.0
+LONGEST = 0.75  # of a block
+LEAST_LAGS = 8
 CHUNK = 64
 
 
@@ -26,7 +29,7 @@ class Diffusion:
     Attributes
     ----------
     lag_ps : ndarray, shape (n,)
-        Time differences, from one interval between frames to half a block.
+        Time differences, from one interval between frames to three quarters of a block.
     msd : ndarray, shape (n,)
         A^2, over all atoms and time origins, in `n_dimensions`.
     slope : ndarray, shape (n,)
@@ -36,7 +39,7 @@ class Diffusion:
         error over the blocks; None if there is no such window. No correction for the size of the
         cell is applied.
     window_ps : (float, float) or None
-        Longest range of lags where `slope` is 1 within 0.1; a factor of three at least.
+        Longest range of lags where `slope` is 1 within 0.1; a factor of two at least.
     intercept : float or None
         A^2, of that line.
     n_dimensions : int
@@ -185,10 +188,11 @@ class Paths:
         if n_blocks < 4:
             raise StructureError("The error of D needs four blocks or more.")
         n_frames = len(self.found)
-        longest = n_frames // n_blocks // 2
-        if longest < 8:
+        longest = int(LONGEST * (n_frames // n_blocks))
+        if longest < LEAST_LAGS:
+            needed = n_blocks * math.ceil(LEAST_LAGS / LONGEST)
             raise StructureError(
-                f"{n_frames} frames are too few for {n_blocks} blocks; {16 * n_blocks} are needed."
+                f"{n_frames} frames are too few for {n_blocks} blocks; {needed} are needed."
             )
         steps = np.diff(self.times)
         if steps.min() <= 0.0 or np.ptp(steps) > 1e-6 * steps.mean():

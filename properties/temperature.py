@@ -48,14 +48,16 @@ class TemperatureStatistics:
     target: float | None
 
     def quantities(self, source: str) -> dict[str, Quantity | Curve]:
-        """Return the mean, the standard deviation and the canonical one in K.
+        """Return the mean, the standard deviation and the canonical one, and the target, in K.
 
         Parameters
         ----------
         source : str
             Origin to note in each.
         """
+        target = {} if self.target is None else {"temperature_target": self.target}
         return {
+            **{name: Quantity(value, "K", source) for name, value in target.items()},
             "temperature_mean": Quantity(self.mean, "K", source),
             "temperature_sigma": Quantity(self.sigma, "K", source),
             "temperature_sigma_canonical": Quantity(self.sigma_canonical, "K", source),

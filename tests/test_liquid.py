@@ -141,7 +141,7 @@ def test_brownian_walkers_give_back_D():
     dt, expected = 0.01, 0.5e-4
     still = frames_of(wrapped(paths, TILTED), TILTED)
     found = diffusion(still, "Ar", remove_drift=False, interval_ps=dt)
-    assert found.n_dimensions == 3 and found.window_ps[1] == pytest.approx(5.0)
+    assert found.n_dimensions == 3 and found.window_ps[1] == pytest.approx(7.5)
     assert pytest.approx(expected, rel=0.04) == found.D
     assert abs(found.D - expected) < 4 * found.D_error < 0.2 * expected
     blown = paths + np.arange(4000)[:, None, None] * [0.05, 0.0, 0.01]
@@ -316,24 +316,28 @@ def test_unusable_trajectories_are_refused():
     with pytest.raises(StructureError, match="no frames"):
         density_profile([], "O")
     with pytest.raises(StructureError, match="too few"):
-        diffusion(frames[:60], "Ar", interval_ps=1.0)
+        diffusion(frames[:40], "Ar", interval_ps=1.0)
     frames[50].set_cell(SKEWED * 1.01)
     with pytest.raises(StructureError, match="cell changes"):
         radial_distribution(frames, "Ar")
 
 
+# The peak is read from the kernel's record of this program; getrusage counts its parent's too.
 MEASURE = """
-import resource, sys, time
+import re, sys, time
 sys.path.insert(0, {root!r})
 from properties import water_observables
 begun = time.monotonic()
 found = water_observables({file!r}, normal=2, surface="C")
 assert found.radial.n_frames == {n_frames}
-print(time.monotonic() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+seconds = time.monotonic() - begun
+peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+print(seconds, peak / 1024)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_ten_thousand_frames_of_150_atoms_take_less_than_a_minute(tmp_path):
     rng = np.random.default_rng(0)
     cell = np.diag([12.3, 12.8, 25.0])
@@ -363,4 +367,4 @@ def test_ten_thousand_frames_of_150_atoms_take_less_than_a_minute(tmp_path):
     seconds, megabytes = map(float, said)
     print(f"{seconds:.1f} s, peak {megabytes:.0f} MB, file {file.stat().st_size / 1e6:.0f} MB")
     assert seconds < 60.0
-    assert megabytes < 500.0
+    assert megabytes < 300.0
