@@ -13,7 +13,9 @@ from properties.dislocation import ScrewResult
 from properties.elastic import ElasticResult
 from properties.gsfe import GSFEResult
 from properties.lattice import LatticeResult
+from properties.phonon_result import PhononResult
 from properties.plot_dislocation import screw_core
+from properties.plot_phonons import phonon_bands
 from properties.quantity import Curve, Quantity, compare
 
 References = Mapping[str, "Quantity | Curve"]
@@ -65,6 +67,12 @@ def _(result: GSFEResult, label: str, references: References) -> dict[str, Figur
             {title: {label: result.curve(label)}}, {title: points} if points else {}
         )
     }
+
+
+@figures.register
+def _(result: PhononResult, label: str, references: References) -> dict[str, Figure]:
+    reference = _curves(_reference("phonon_bands", references)).get("DFT")
+    return {"phonons": phonon_bands({label: result}, reference)}
 
 
 @figures.register

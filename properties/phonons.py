@@ -102,7 +102,7 @@ def phonon_bands(
         See :func:`properties.phonon_path.band_path`.
     mesh : sequence of 3 int, optional
         Divisions for density of states and thermal properties, along a layer's normal 1; about
-        150 A over the length of each vector by default.
+        100 A over the length of each vector by default.
     sigma : float
         THz, Gaussian width of the density of states.
     temperatures : array_like, shape (n,)
