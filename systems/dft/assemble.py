@@ -10,7 +10,15 @@ from pathlib import Path
 from ase import Atoms
 
 from systems import get_system, list_systems
-from systems.dft import acetylacetone_frames, acetylacetone_references, mo_references
+from systems.dft import (
+    acetylacetone_frames,
+    acetylacetone_references,
+    mo_references,
+    mos2_frames,
+    mos2_references,
+    water_graphene_frames,
+    water_graphene_references,
+)
 from systems.dft.shards import read_shard
 from systems.hdf5 import Reference, split_sizes, write_frames, write_references
 from systems.system import DATA, SPLITS
@@ -18,6 +26,7 @@ from systems.system import DATA, SPLITS
 # Position within a family, modulo the length. The split of a frame never changes as a shard grows.
 CYCLE = ("train", "train", "train", "valid", "test_id", "train")
 REFERENCE = "reference"
+FREE_ATOM = "IsolatedAtom"  # trained on only in that it settles the E0s
 # These differ from run to run and say nothing of the label.
 DROPPED = ("wall_s", "cpu_s", "scf_iterations")
 
@@ -28,7 +37,7 @@ class Recipe:
 
     Frames of ``reference_only`` families define reference values, so they are in no set that a
     model is trained or tested on. A system with ``split`` has its own rule instead of both.
-    ``energy`` says which energy the labels are.
+    ``energy`` says which energy the labels are; without ``stress`` that of the shards is left out.
     """
 
     shards: tuple[str, ...]
@@ -38,6 +47,7 @@ class Recipe:
     generator: str
     energy: str
     split: Callable[[Atoms], str] | None = None
+    stress: bool = True
 
 
 RECIPES = {
@@ -58,6 +68,24 @@ RECIPES = {
         "total energy, eV",
         acetylacetone_frames.split_of,
     ),
+    "mos2": Recipe(
+        (mos2_frames.LABELS.name,),
+        frozenset(mos2_frames.OUT_OF_DISTRIBUTION),
+        frozenset({mos2_frames.CELLS}),
+        mos2_references.references,
+        "systems/dft/mos2_cp2k.py",
+        "total energy, eV",
+    ),
+    "water_graphene": Recipe(
+        (water_graphene_frames.LABELS.name,),
+        frozenset(),
+        frozenset(),
+        water_graphene_references.references,
+        "systems/dft/water_graphene_cp2k.py",
+        "free energy at an electronic temperature of 300 K with dispersion, eV",
+        water_graphene_frames.split_of,
+        stress=False,
+    ),
 }
 
 
@@ -67,6 +95,8 @@ def split_of(atoms: Atoms, recipe: Recipe) -> str:
         return recipe.split(atoms)
     if atoms.info["config_type"] in recipe.out_of_distribution:
         return "test_ood"
+    if atoms.info["config_type"] == FREE_ATOM:
+        return "train"
     if atoms.info["config_type"] in recipe.reference_only:
         return REFERENCE
     number = int(str(atoms.info["id"]).rsplit("_", 1)[1])
@@ -84,6 +114,8 @@ def assemble(name: str, path: Path | None = None) -> Path:
         atoms = frames[key].copy()
         for dropped in DROPPED:
             atoms.info.pop(dropped, None)
+        if not recipe.stress:
+            atoms.info.pop("REF_stress", None)
         atoms.info["split"] = split_of(atoms, recipe)
         stored.append(atoms)
     stored.sort(key=lambda atoms: (*SPLITS, REFERENCE).index(atoms.info["split"]))

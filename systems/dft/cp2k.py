@@ -151,7 +151,8 @@ class Runner:
             "id": job.id,
             "config_type": job.family,
             "REF_energy": found.energy,
-            "REF_stress": found.stress,
+            # That of a free atom says something of its box only.
+            **({"REF_stress": found.stress} if len(atoms) > 1 else {}),
             "code": f"CP2K {found.version}",
             **provenance(set(atoms.symbols), job.level),
             "script": self.script,

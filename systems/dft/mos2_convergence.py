@@ -26,7 +26,7 @@ from systems.dft.mos2_frames import (
     primitive,
     rng,
 )
-from systems.dft.mos2_phonons import HIGH_SYMMETRY, frequencies, phonons, read_force_sets
+from systems.dft.mos2_phonons import HIGH_SYMMETRY, frequencies, irreps, phonons, read_force_sets
 from systems.dft.shards import read_shard
 from systems.system import DATA
 
@@ -104,18 +104,24 @@ def row(name: str, frames: dict[str, Atoms]) -> dict[str, Any]:
 
 
 def supercell_rows() -> list[dict[str, Any]]:
-    """Return the frequencies (THz) at the high-symmetry points by supercell."""
-    return [
-        {
+    """Return the frequencies (THz) at the high-symmetry points, with irreps, by supercell."""
+    rows = []
+    for name, forces in read_force_sets().items():
+        phonon = phonons(forces)
+        row: dict[str, Any] = {
             "supercell": name,
             "cutoff_Ry": float(forces.provenance["cutoff_Ry"]),
-            **{
-                point: [round(float(x), 4) for x in frequencies(phonons(forces), q)]
-                for point, q in HIGH_SYMMETRY.items()
-            },
         }
-        for name, forces in read_force_sets().items()
-    ]
+        for point, q in HIGH_SYMMETRY.items():
+            row[point] = [round(float(x), 4) for x in frequencies(phonon, q)]
+            row[f"{point}_irreps"] = [[label, round(x, 4)] for label, x in irreps(phonon, q)]
+        for kind, subtract in (("raw", False), ("subtracted", True)):
+            acoustic = frequencies(
+                phonons(forces, subtract=subtract, symmetrized=False), (0.0, 0.0, 0.0)
+            )[:3]
+            row[f"acoustic_{kind}"] = [round(float(x), 4) for x in acoustic]
+        rows.append(row)
+    return rows
 
 
 def table() -> dict[str, Any]:

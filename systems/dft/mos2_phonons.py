@@ -39,6 +39,10 @@ COARSE = Level(kpts=(3, 3, 1), eps_scf=1e-7, cutoff_Ry=400.0, rel_cutoff_Ry=50.0
 HIGH_SYMMETRY = {"G": (0.0, 0.0, 0.0), "M": (0.5, 0.0, 0.0), "K": (1 / 3, 1 / 3, 0.0)}
 PATH = ("G", "M", "K", "G")
 POINTS = 51  # of each segment
+# Operations in the frame of the cell: identity, reflection in the plane, rotation by 120 degrees.
+IDENTITY = (1, 0, 0, 0, 1, 0, 0, 0, 1)
+PLANE = (1, 0, 0, 0, 1, 0, 0, 0, -1)
+TURN = (0, -1, 0, 1, -1, 0, 0, 0, 1)
 Array = NDArray[np.float64]
 
 
@@ -145,12 +149,58 @@ def frequencies(phonon: Any, q: tuple[float, float, float]) -> Array:
 
 
 def path_points(cell: Atoms) -> tuple[Array, Array]:
-    """Return q-points (fractional) along `PATH` and their distance (1/A, without 2 pi)."""
+    """Return q-points (fractional) along `PATH` and their place on it, from 0 to 1.
+
+    The place is the distance over the length of the path, which does not change with the lattice
+    constant. The points where two segments meet are there once.
+    """
     corners = [np.array(HIGH_SYMMETRY[name]) for name in PATH]
-    steps = np.linspace(0.0, 1.0, POINTS)[:, None]
-    q = np.concatenate([a + steps * (b - a) for a, b in pairwise(corners)])
+    steps = np.linspace(0.0, 1.0, POINTS)[1:, None]
+    q = np.concatenate([corners[:1], *(a + steps * (b - a) for a, b in pairwise(corners))])
     moves = np.linalg.norm(np.diff(q, axis=0) @ cell.cell.reciprocal().array, axis=1)
-    return q, np.concatenate([[0.0], np.cumsum(moves)])
+    distance = np.concatenate([[0.0], np.cumsum(moves)])
+    return q, distance / distance[-1]
+
+
+def irreps(phonon: Any, q: tuple[float, float, float]) -> list[tuple[str, float]]:
+    """Return label and frequency (THz) of the modes at q, degenerate ones once, ascending.
+
+    Mulliken's symbols of D3h at Gamma, from phonopy. At M those of C2v about the axis in the
+    plane, B1 even and B2 odd under the reflection in the plane; at K those of C3h about Mo, whose
+    E modes are complex and single: E1 turns with ``exp(2 pi i / 3)``, E2 the other way. Empty
+    elsewhere.
+    """
+    found = phonon.run_irreps(q, symmetry_adapted=True)
+    # phonopy prints these, but has no public name for them.
+    labels = found._ir_labels
+    if labels is None:
+        operations = [tuple(np.asarray(r).ravel().tolist()) for r in found._rotations_at_q]
+        labels = [
+            _label(dict(zip(operations, row, strict=True))) for row in np.asarray(found.characters)
+        ]
+    return [
+        (label or "", float(np.mean(found.frequencies[list(branches)])))
+        for label, branches in zip(labels, found.band_indices, strict=True)
+    ]
+
+
+def _label(characters: Mapping[tuple[int, ...], complex]) -> str:
+    """Return the symbol of a single mode from its characters, for C3h and C2v."""
+    if PLANE not in characters or len(characters) not in (4, 6):
+        return ""
+    even = characters[PLANE].real > 0.0
+    if TURN in characters:
+        turn = characters[TURN]
+        kind = "A" if turn.real > 0.0 else "E1" if turn.imag > 0.0 else "E2"
+        return kind + ("'" if even else "''")
+    axis = next(c for r, c in characters.items() if _proper(r) and r != IDENTITY)
+    if axis.real > 0.0:
+        return "A1" if even else "A2"
+    return "B1" if even else "B2"
+
+
+def _proper(rotation: tuple[int, ...]) -> bool:
+    return bool(np.linalg.det(np.reshape(rotation, (3, 3))) > 0.0)
 
 
 def bands(phonon: Any, q_points: Array) -> Array:
@@ -232,16 +282,17 @@ def take(yaml: Path, undisplaced: Path) -> ForceSet:
     """Take in force sets that phonopy stored in an earlier run at `COARSE`."""
     from phonopy import load
 
-    stored = load(yaml, produce_fc=False, log_level=0)
-    displacements = np.zeros((len(stored.dataset["first_atoms"]), len(stored.supercell), 3))
-    for row, entry in zip(displacements, stored.dataset["first_atoms"], strict=True):
+    stored: Any = load(yaml, produce_fc=False, log_level=0)
+    entries = stored.dataset["first_atoms"]
+    displacements = np.zeros((len(entries), len(stored.supercell), 3))
+    for row, entry in zip(displacements, entries, strict=True):
         row[entry["number"]] = entry["displacement"]
     unit = stored.unitcell
     return ForceSet(
         Atoms(unit.numbers, unit.positions, cell=unit.cell, pbc=True),
         np.array(stored.supercell_matrix),
         displacements,
-        np.array([entry["forces"] for entry in stored.dataset["first_atoms"]]),
+        np.array([entry["forces"] for entry in entries]),
         np.load(undisplaced),
         {
             "code": "CP2K 2023.1",
