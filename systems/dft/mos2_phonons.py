@@ -145,7 +145,7 @@ def phonons(forces: ForceSet, *, subtract: bool = True, symmetrized: bool = True
 
 def frequencies(phonon: Any, q: tuple[float, float, float]) -> Array:
     """Return the frequencies (THz, imaginary ones negative) at a fractional q, ascending."""
-    return np.sort(np.asarray(phonon.get_frequencies(q), dtype=np.float64))
+    return bands(phonon, np.array([q]))[0]
 
 
 def path_points(cell: Atoms) -> tuple[Array, Array]:
