@@ -88,7 +88,7 @@ class FineTunedCalculator(Calculator):
         self.results = self.evaluate_batch([self.atoms])[0]
 
     def evaluate_batch(
-        self, configurations: Sequence[Atoms], *, batch_atoms: int = 512
+        self, configurations: Sequence[Atoms], *, batch_atoms: int = 256
     ) -> list[dict[str, Any]]:
         """Evaluate independent configurations together.
 

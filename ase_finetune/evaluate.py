@@ -123,7 +123,7 @@ def force_rmse(
     graphs: Sequence[Graph],
     n_elements: int,
     device: str,
-    batch_atoms: int = 512,
+    batch_atoms: int = 256,
 ) -> tuple[float, float]:
     """Return (force RMSE in meV/A, energy RMSE in meV/atom) of a module on labelled graphs.
 
@@ -154,7 +154,7 @@ def predict_frames(
     *,
     dtype: str = "float64",
     device: str = "cpu",
-    batch_atoms: int = 512,
+    batch_atoms: int = 256,
     accelerate: bool = True,
 ) -> Predictions:
     """Evaluate a checkpoint on labelled frames.

@@ -27,6 +27,7 @@ from ase_finetune.fast_layers import (
     SymmetricPowers,
     join_irreps,
 )
+from ase_finetune.memory import keep_freed_memory
 
 _DENSITY = ("RealAgnosticDensityInteractionBlock", "RealAgnosticDensityResidualInteractionBlock")
 _RESIDUAL = ("RealAgnosticResidualInteractionBlock", "RealAgnosticDensityResidualInteractionBlock")
@@ -36,6 +37,8 @@ _READOUTS = ("LinearReadoutBlock", "NonLinearReadoutBlock")
 
 def accelerate(module: torch.nn.Module) -> torch.nn.Module:
     """Return an exact faster form of a MACE module; both share parameters.
+
+    The process keeps the memory that an evaluation frees (`memory.keep_freed_memory`).
 
     Parameters
     ----------
@@ -53,6 +56,7 @@ def accelerate(module: torch.nn.Module) -> torch.nn.Module:
     reason = _obstacle(module)
     if reason is not None:
         raise FoundationError(f"There is no fast evaluation for {reason}.")
+    keep_freed_memory()
     return FastMACE(module)
 
 

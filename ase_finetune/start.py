@@ -119,7 +119,7 @@ def _energies(foundation: Foundation, frames: Sequence[Atoms]) -> np.ndarray:
     ]
     parts = [
         predict(foundation.module, collate(part, len(checkpoint.numbers)), stress=False).energy
-        for part in chunks(graphs, 512)
+        for part in chunks(graphs, 256)
     ]
     E0 = np.array([sum(foundation.E0s[int(z)] for z in a.numbers) for a in frames])
     return np.asarray(torch.cat(parts).double().numpy() + E0)
