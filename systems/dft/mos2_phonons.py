@@ -145,7 +145,8 @@ def phonons(forces: ForceSet, *, subtract: bool = True, symmetrized: bool = True
 
 def frequencies(phonon: Any, q: tuple[float, float, float]) -> Array:
     """Return the frequencies (THz, imaginary ones negative) at a fractional q, ascending."""
-    return bands(phonon, np.array([q]))[0]
+    found: Array = bands(phonon, np.array([q]))[0]
+    return found
 
 
 def path_points(cell: Atoms) -> tuple[Array, Array]:
