@@ -19,10 +19,7 @@ VALENCE = {"H": 1, "C": 4, "O": 6, "S": 6, "Mo": 14}
 GRIDS = 5
 EPS_DEFAULT = 1e-10
 MAX_SCF = 80
-NBROYDEN = 12
-# Kerker damping of long waves; nearly none, since the layers here do not screen like a metal. With
-# CP2K's default of 0.5 the SCF takes half as many steps more.
-KERKER = 0.01
+NBROYDEN = 20
 D3_CUTOFF = 10.0  # A
 
 
@@ -47,6 +44,9 @@ class Level:
     mixing : float
         Share of the new density in Broyden mixing; 0: orbital transformation instead of
         diagonalization and mixing, for free atoms and molecules.
+    kerker : float
+        Damping of long waves in the mixing. CP2K's default of 0.5 is for metals; here it would
+        take a quarter more SCF steps.
     spin : int
         Unpaired electrons; if there are any, the calculation is spin-polarized.
     """
@@ -59,6 +59,7 @@ class Level:
     added_mos: int = 0
     eps_scf: float = 1e-6
     mixing: float = 0.5
+    kerker: float = 0.01
     spin: int = 0
 
     def __post_init__(self) -> None:
@@ -116,7 +117,7 @@ def _scf(level: Level) -> str:
       &MIXING
         METHOD BROYDEN_MIXING
         ALPHA {level.mixing:g}
-        BETA {KERKER:g}
+        BETA {level.kerker:g}
         NBROYDEN {NBROYDEN}
       &END MIXING"""
     else:

@@ -30,7 +30,7 @@ CONVERGENCE = SHARDS / "mos2_cp2k_convergence.extxyz"
 SEED = 20262
 A0, THICKNESS, HEIGHT = 3.187, 3.1317, 15.0  # A: lattice constant, S-S, cell height
 REPEAT = 3
-LEVEL = Level(kpts=(3, 3, 1))
+LEVEL = Level(kpts=(3, 3, 1), mixing=0.3, kerker=0.1)
 CELL_LEVEL = Level(kpts=(9, 9, 1))
 ATOM_SPINS = {"Mo": 6, "S": 2}
 ATOM_BOX = 12.0  # A

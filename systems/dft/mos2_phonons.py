@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ from systems.system import DATA
 
 FORCE_SETS = DATA / "mos2_phonons.h5"
 DISPLACEMENT = 0.015  # A
-LEVEL = Level(kpts=(3, 3, 1), eps_scf=1e-7)
-COARSE = Level(kpts=(3, 3, 1), eps_scf=1e-7, cutoff_Ry=400.0, rel_cutoff_Ry=50.0)
+LEVEL = Level(kpts=(3, 3, 1), mixing=0.3, kerker=0.1, eps_scf=1e-7)
+COARSE = replace(LEVEL, cutoff_Ry=400.0, rel_cutoff_Ry=50.0)
 # Fractional coordinates for vectors at 120 degrees.
 HIGH_SYMMETRY = {"G": (0.0, 0.0, 0.0), "M": (0.5, 0.0, 0.0), "K": (1 / 3, 1 / 3, 0.0)}
 PATH = ("G", "M", "K", "G")
