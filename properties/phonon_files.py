@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -40,7 +41,7 @@ def write_phonons(result: PhononResult, folder: str | Path) -> tuple[Path, Path]
 
 
 def load_phonons(
-    file: str | Path,
+    source: Any,
     *,
     undisplaced: NDArray[np.float64] | None = None,
     dimension: Dimension | None = None,
@@ -51,15 +52,18 @@ def load_phonons(
     sigma: float = 0.1,
     temperatures: ArrayLike = TEMPERATURES,
 ) -> PhononResult:
-    """Read a file of phonopy, as from DFT, into the result that models are compared with.
+    """Read phonons of phonopy, as from DFT, into the result that models are compared with.
 
-    Force constants in the file are used as they are. Without any, or with forces to subtract,
-    they are fitted to the force sets as :func:`properties.phonons.phonon_bands` does it.
+    Force constants are used as they are. Without any, or with forces to subtract, they are fitted
+    to the force sets as :func:`properties.phonons.phonon_bands` does it.
 
     Parameters
     ----------
-    file : str or Path
-        ``phonopy_params.yaml`` or the like, with displacements and forces, or force constants.
+    source : str, Path or Phonopy
+        ``phonopy_params.yaml`` or the like, with displacements and forces, or force constants; or
+        the object, which the result then holds, with forces and force constants replaced if these
+        are fitted. Charges for a non-analytic correction are refused in an object, and not read
+        from a file.
     undisplaced : ndarray, shape (n_atoms, 3), optional
         eV/A, forces of the undisplaced supercell to subtract from the stored ones.
     dimension, path, special_points, points, mesh, sigma, temperatures
@@ -72,12 +76,15 @@ def load_phonons(
     Raises
     ------
     StructureError
-        If the file has neither forces nor force constants, or a setting makes no sense.
+        If there are neither forces nor force constants, or a setting makes no sense.
     """
     import phonopy
 
-    # Charges for a non-analytic correction, which phonopy would apply, are not read.
-    phonon = phonopy.load(file, produce_fc=False, is_nac=False, log_level=0)
+    phonon: Any = source
+    if isinstance(source, str | Path):
+        phonon = phonopy.load(source, produce_fc=False, is_nac=False, log_level=0)
+    if phonon.nac_params is not None:
+        raise StructureError("The non-analytic correction is not wanted; set nac_params to None.")
     cell = phonon.primitive
     atoms = Atoms(cell.symbols, cell=cell.cell, scaled_positions=cell.scaled_positions, pbc=True)
     dimension = find_dimension(atoms, dimension)
@@ -85,17 +92,20 @@ def load_phonons(
     if phonon.force_constants is not None and undisplaced is None:
         acoustic = AcousticModes(None, None, acoustic_at_gamma(phonon)[0])
     else:
-        forces = None if phonon.dataset is None else phonon.forces
-        if forces is None or len(forces) == 0:
-            raise StructureError(f"{file} holds no forces; it needs them or force constants.")
+        try:
+            forces = np.array(phonon.forces, dtype=np.float64)
+        except RuntimeError as error:  # no displacements, or none with forces
+            raise StructureError(
+                "There are neither forces of displacements nor force constants."
+            ) from error
         if undisplaced is not None:
-            if undisplaced.shape != np.shape(forces)[1:]:
+            if undisplaced.shape != forces.shape[1:]:
                 raise StructureError(
                     f"The undisplaced forces have shape {undisplaced.shape}, those of the "
-                    f"supercell in {file} {np.shape(forces)[1:]}."
+                    f"displaced supercells {forces.shape[1:]}."
                 )
             residual = float(np.linalg.norm(undisplaced, axis=1).max())
-        acoustic = fit_force_constants(phonon, np.array(forces), undisplaced)
+        acoustic = fit_force_constants(phonon, forces, undisplaced)
     return analyze(
         phonon,
         acoustic,

@@ -12,18 +12,18 @@ import pytest
 import yaml
 from ase import Atoms
 from harmonic_crystals import ForceConstants, Replay
-from mos2_force_sets import force_set
+from mos2_force_sets import best_name, force_set
 from phonopy.structure.atoms import PhonopyAtoms
 
-from properties import load_phonons, phonon_bands, write_phonons
+from properties import StructureError, band_errors, load_phonons, phonon_bands, write_phonons
 
 SYSTEM = Path(__file__).parents[1] / "systems" / "data" / "mos2.h5"
 ARGUMENTS = {"dimension": 2, "relax_cell": False}
 
 
 @functools.cache
-def replayed():
-    stored = force_set()
+def replayed(name="4x4"):
+    stored = force_set(name)
     calc = Replay([stored.perfect, *stored.displaced], [stored.undisplaced, *stored.forces])
     found = phonon_bands(
         stored.cell, calc, supercell=stored.matrix, distance=stored.distance, **ARGUMENTS
@@ -68,7 +68,7 @@ def test_replay_gives_the_stored_bands():
     from systems.hdf5 import read_references
 
     stored = {r.name: r.value for r in read_references(SYSTEM) if r.default}
-    bands, found = stored["phonon_bands"], replayed().quantities("replay")
+    bands, found = stored["phonon_bands"], replayed(best_name()).quantities("replay")
     assert (bands.x_unit, bands.y_unit) == ("path", "THz")
     assert found["phonon_bands"].x == pytest.approx(bands.x, abs=1e-9)
     assert found["phonon_bands"].y == pytest.approx(bands.y, abs=1e-6)
@@ -165,6 +165,38 @@ def test_force_sets_of_another_program_are_read(tmp_path):
     assert read.residual_force == pytest.approx(replayed().residual_force)
     kept = load_phonons(file, dimension=2)
     assert np.abs(kept.frequencies - read.frequencies).max() > 0.1
+
+
+def test_objects_of_phonopy_are_read():
+    read = load_phonons(plain_phonopy(), dimension=2)
+    assert read.frequencies == pytest.approx(replayed().frequencies, abs=1e-6)
+    errors = band_errors(replayed(), read)
+    assert errors.mae_matched == pytest.approx(0.0, abs=1e-6)
+    assert errors.overlap.min() > 1 - 1e-6
+
+
+def test_what_is_no_phonon_calculation_is_refused(tmp_path):
+    bare = plain_phonopy().replicate()
+    with pytest.raises(StructureError, match="neither forces"):
+        load_phonons(bare, dimension=2)
+    bare.generate_displacements(distance=0.01)
+    file = tmp_path / "displacements.yaml"
+    bare.save(file)
+    with pytest.raises(StructureError, match="neither forces"):
+        load_phonons(file, dimension=2)
+    with pytest.raises(StructureError, match="say dimension=2"):
+        load_phonons(plain_phonopy())
+    with pytest.raises(StructureError, match="shape"):
+        load_phonons(plain_phonopy(), undisplaced=np.zeros((3, 3)), dimension=2)
+    charged = load_phonons(plain_phonopy(), dimension=2).phonon.replicate()
+    charged.force_constants = plain_phonopy().force_constants
+    charged.nac_params = {"born": np.zeros((3, 3, 3)), "dielectric": np.eye(3), "factor": 14.4}
+    with pytest.raises(StructureError, match="non-analytic"):
+        load_phonons(charged, dimension=2)
+    charged.save(file, settings={"force_constants": True})
+    assert "born" in file.read_text()
+    read = load_phonons(file, dimension=2)
+    assert read.frequencies == pytest.approx(replayed().frequencies, abs=1e-6)
 
 
 def test_replay_refuses_what_it_does_not_know():

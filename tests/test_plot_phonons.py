@@ -13,8 +13,9 @@ from ase import Atoms
 from harmonic_crystals import Springs
 from matplotlib.colors import to_hex
 
-from properties import Curve, PropertyError
+from properties import Curve, PropertyError, Quantity
 from properties import phonon_bands as compute
+from properties.figures import figures
 from properties.plot import BLACK, COLORS
 from properties.plot_phonons import phonon_bands
 
@@ -93,6 +94,12 @@ def test_curves_are_drawn_with_given_ticks():
     figure = phonon_bands({"one": grid(0.64).curve("a")}, grid().curve("b"), ticks=[(0.3, "G")])
     assert len(figure.axes) == 2
     assert [t.get_text() for t in figure.axes[1].get_xticklabels()] == [r"$\Gamma$"]
+
+
+def test_results_are_drawn_beside_the_bands_of_a_system():
+    references = {"phonon_bands": grid().curve("stored"), "a0": Quantity(3.0, "A", "stored")}
+    assert texts(figures(grid(0.64), "seed", references)["phonons"])[0] == "DFT"
+    assert texts(figures(grid(0.64), "seed", {})["phonons"]) == ["seed"]
 
 
 @pytest.mark.parametrize("kind", ["png", "svg"])
