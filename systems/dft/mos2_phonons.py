@@ -298,6 +298,7 @@ def take(yaml: Path, undisplaced: Path) -> ForceSet:
         {
             "code": "CP2K 2023.1",
             **provenance({"Mo", "S"}, COARSE),
+            "scf": f"EPS_SCF {COARSE.eps_scf:g}, diagonalization, Broyden mixing 0.3 to 0.4",
             "script": "earlier run, reproduced by systems/dft/mos2_cp2k.py --phonons",
             "commit": "none",
         },
