@@ -1,0 +1,81 @@
+"""Elastic constants and phonons against matcalc with MACECalculator, on the same MACE model.
+
+    python properties_vs_matcalc.py --peer-python PATH/TO/python   # a Python with matcalc and mace-torch
+
+Both get the bundled seed in float64, the same relaxed crystals, the same strain and displacement
+amplitudes and the same convergence of forces; each runs in a process of its own with one thread.
+Ours makes 35 strained cells for the elastic tensor (twice fitted, with and without symmetry),
+matcalc 25. Prints one JSON line for each property; a ratio above 1 means that ours is faster. Run it
+on an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from property_worker import PROPERTIES
+
+HERE = Path(__file__).resolve().parent
+
+
+def save_seed(path: Path) -> Path:
+    """Write the bundled seed as a mace-torch ``.model`` file."""
+    import torch
+
+    from ase_finetune.checkpoint import Checkpoint
+    from ase_finetune.foundations import SEED
+
+    torch.save(Checkpoint.load(SEED).module("float64"), path)
+    return path
+
+
+def work(python: str, role: str, name: str, model: Path) -> dict[str, Any]:
+    """Run one property in a fresh process and return what it measured."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [python, str(HERE / "property_worker.py"), role, name, str(model)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise SystemExit(f"{role} failed at {name}: {last}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Parse the command line and compare property by property."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peer-python", required=True, help="a Python that has matcalc")
+    parser.add_argument("--only", choices=PROPERTIES, help="one property")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        model = save_seed(Path(folder) / "seed.model")
+        for name in [args.only] if args.only else PROPERTIES:
+            ours = work(sys.executable, "ours", name, model)
+            peer = work(args.peer_python, "peer", name, model)
+            line = {
+                "name": f"{name} (s)",
+                "ours": round(ours["seconds"], 3),
+                "peer": round(peer["seconds"], 3),
+                "ratio": round(peer["seconds"] / ours["seconds"], 2),
+                "ours_values": ours["values"],
+                "peer_values": peer["values"],
+                "ours_MB": round(ours["memory_MB"]),
+                "peer_MB": round(peer["memory_MB"]),
+            }
+            print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
