@@ -1,12 +1,13 @@
 """Elastic constants and phonons against matcalc with MACECalculator, on the same MACE model.
 
-    python properties_vs_matcalc.py --peer-python PATH/TO/python   # a Python with matcalc and mace-torch
+    python properties_vs_matcalc.py --peer-python PYTHON  # one with matcalc and mace-torch
 
 Both get the bundled seed in float64, the same relaxed crystals, the same strain and displacement
 amplitudes and the same convergence of forces; each runs in a process of its own with one thread.
 Ours makes 35 strained cells for the elastic tensor (twice fitted, with and without symmetry),
-matcalc 25. Prints one JSON line for each property; a ratio above 1 means that ours is faster. Run it
-on an idle machine.
+matcalc 25. The phonons hold bands, density of states and thermal properties in both, symfc's force
+constants and irreducible representations in ours alone. Prints one JSON line for each property; a
+ratio above 1 means that ours is faster. Run it on an idle machine.
 """
 
 from __future__ import annotations

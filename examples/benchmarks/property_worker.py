@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from ase import Atoms, units
+from ase import Atoms
 from ase.build import bulk, mx2
 
 PROPERTIES = ("elastic_mo", "elastic_mo_54", "phonons_mo", "phonons_layer")
