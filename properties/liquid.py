@@ -171,6 +171,13 @@ def water_dynamics(
         If the run blew up: nothing is measured then. The trajectory up to there is in `folder`.
     StructureError, CalculatorError, PropertyError
         See `nvt_trajectory` and `water_observables`.
+
+    Examples
+    --------
+    As a property of a system, a layer of water above a sheet of carbon in the xy plane::
+
+        def water(calc, progress):
+            return water_dynamics(start(), calc, normal=2, surface="C", progress=progress)
     """
     with tempfile.TemporaryDirectory() as scratch:
         run = nvt_trajectory(

@@ -201,7 +201,13 @@ class Run:
             goal = min(plan.total, (state.step // plan.checkpoint + 1) * plan.checkpoint)
             try:
                 dynamics.run(goal - state.step)
-            except _Stop:
+            except Exception as error:
+                if not isinstance(error, _Stop):
+                    problem = self._explain(error)
+                    if problem is None:
+                        raise
+                    step = int(dynamics.nsteps) + 1
+                    state.blow_up = (step, 1e-3 * plan.timestep_fs * step, problem)
                 self._save(state)
                 return state
             state.step = goal
@@ -211,6 +217,15 @@ class Run:
             state.forces = self._fresh_forces()
             self._save(state)
         return state
+
+    def _explain(self, error: Exception) -> str | None:
+        """Say what is wrong if a step failed because the structure has become absurd."""
+        # ASE's words where bonds of fixed length cannot be restored.
+        if isinstance(error, RuntimeError) and str(error) == "Did not converge":
+            return "bonds of fixed length cannot be kept"
+        temperature = kinetic_temperature(self.atoms, self.plan.n_dof)
+        problem = self.watch.motion(self.atoms, temperature)
+        return problem or self.watch.structure(self.atoms)
 
     def _save(self, state: State) -> None:
         now = time.perf_counter()

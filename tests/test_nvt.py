@@ -283,6 +283,28 @@ def test_calculator_without_finite_forces_is_refused(tmp_path):
         run_faulty(tmp_path / "a.traj", CRYSTAL, Faulty(CRYSTAL, 1, nan))
 
 
+class Brittle(Drive):
+    """Refuses to evaluate atoms that are close, as some models do."""
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        if atoms.get_distance(0, 1) < 0.7:
+            raise ValueError("atoms too close")
+        super().calculate(atoms, properties, system_changes)
+
+
+def test_a_calculator_that_fails_on_an_absurd_structure_is_a_blow_up(tmp_path):
+    """Its error is passed on where the structure is not to blame."""
+    atoms = Atoms("C2", [[0, 0, 0], [1.4, 0, 0]])
+    pull = [[0.5, 0, 0], [-0.5, 0, 0]]
+    found = run_faulty(
+        tmp_path / "a.traj", atoms, Brittle(pull), temperature_K=1e4, interval_fs=1000.0
+    )
+    assert "A apart" in found.blow_up.reason
+    atoms = Atoms("H2", [[0, 0, 0], [0.74, 0, 0]])
+    with pytest.raises(ValueError, match="too close"):
+        run_faulty(tmp_path / "b.traj", atoms, Brittle(pull), temperature_K=1e4)
+
+
 RATTLED = bulk("Cu", cubic=True) * (2, 1, 1)
 CHILD = """
 import sys, os, signal

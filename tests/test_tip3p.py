@@ -9,7 +9,7 @@ from ase.calculators.tip3p import TIP3P, angleHOH, rOH
 from ase.constraints import FixBondLengths
 from ase.io.trajectory import Trajectory
 
-from properties import nvt_trajectory, water_dynamics
+from properties import BlowUpError, nvt_trajectory, water_dynamics
 
 BONDS = ((0, 1), (1, 2), (2, 0))
 EDGE = 12.42  # A, 64 molecules at 0.998 g/cm^3
@@ -35,7 +35,7 @@ class RigidWater(FixBondLengths):
         for _ in range(self.maxiter):
             if max(correct(k, a, b) for k, (a, b) in enumerate(BONDS)) < self.tolerance:
                 return
-        raise RuntimeError("The rigid molecules did not converge.")
+        raise RuntimeError("Did not converge")  # As ASE does.
 
     def adjust_positions(self, atoms, new):
         old, found = atoms.positions.reshape(-1, 3, 3), new.reshape(-1, 3, 3)
@@ -107,6 +107,61 @@ def test_rigid_molecules_have_six_degrees_of_freedom(tmp_path):
             parts = frames[-1].get_momenta().reshape(8, 3, 3).sum(axis=1)
         assert np.abs(parts.sum(axis=0)).max() < 1e-9
     assert found[0] == pytest.approx(found[1], abs=1e-6)
+
+
+SHORT = {
+    "timestep_fs": 2.0,
+    "interval_fs": 4.0,
+    "minimize": False,
+    "equilibration_ps": 0.0,
+    "production_ps": 0.2,
+    "taut_fs": 50.0,
+}
+
+
+class Failing(TIP3P):
+    """Enormous forces from one evaluation on."""
+
+    left = 60
+
+    def calculate(self, *args, **kwargs):
+        super().calculate(*args, **kwargs)
+        self.left -= 1
+        if self.left < 0:
+            self.results["forces"][0] = 1e200
+
+
+def test_one_call_runs_and_measures(tmp_path):
+    """Kept in a folder, the run is not repeated; without one nothing stays behind."""
+    seen = []
+    found = water_dynamics(
+        box(side=2),
+        TIP3P(rc=3.1),
+        normal=2,
+        folder=tmp_path,
+        progress=lambda done, total: seen.append((done, total)),
+        **SHORT,
+    )
+    assert seen[-1] == (100, 100)
+    assert found.temperature.target == 300.0 and found.temperature.n_dof == 45
+    assert found.run.n_frames == found.radial.n_frames == 51
+    values = found.quantities("TIP3P")
+    assert values["HOH_angle_mean"].value == pytest.approx(angleHOH, abs=1e-3)
+    assert values["reactive_events"].value == 0
+    assert {"conserved_energy_drift", "msd_parallel", "density_profile", "g_OO"} < set(values)
+    again = water_dynamics(box(side=2), TIP3P(rc=3.1), folder=tmp_path, **SHORT)
+    assert again.run.n_continuations == 0 and again.profile is None
+    assert np.array_equal(again.temperature.temperature, found.temperature.temperature)
+    gone = water_dynamics(box(side=2), TIP3P(rc=3.1), **SHORT)
+    assert not gone.run.file.exists()
+    assert np.array_equal(gone.temperature.temperature, found.temperature.temperature)
+
+
+def test_nothing_is_measured_on_a_run_that_blew_up(tmp_path):
+    with pytest.raises(BlowUpError, match="bonds of fixed length cannot be kept at step 60"):
+        water_dynamics(box(side=2), Failing(rc=3.1), folder=tmp_path, **SHORT)
+    with Trajectory(tmp_path / "water.traj") as frames:
+        assert 20 < len(frames) < 51
 
 
 @pytest.mark.slow
