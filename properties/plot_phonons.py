@@ -114,7 +114,7 @@ def phonon_bands(
         handles,
         labels,
         loc="outside upper center",
-        ncols=min(len(labels), 3),
+        ncols=min(len(labels), 3 if with_states else 2),
         fontsize=8,
         frameon=False,
         handlelength=2.8,
