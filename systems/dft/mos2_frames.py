@@ -46,6 +46,7 @@ COUNTS = {
     "strain_6": 8,
     "vacancy": 8,
 }
+FIRST_FRAMES = 10  # cover all families and splits
 THERMAL_K = {"harmonic_900K": 900.0}  # the others are at 300 K
 # In-plane strains of the cells in percent by name: isotropic, along zigzag, along armchair, shear.
 CELL_STRAINS = {
@@ -214,8 +215,10 @@ def frame_jobs() -> Iterator[Job]:
 def label_jobs(shard: Path = LABELS) -> Iterator[Job]:
     """Yield the whole plan of the label shard."""
     yield from cell_jobs(shard)
+    frames = list(frame_jobs())
+    yield from frames[:FIRST_FRAMES]
     yield from atom_jobs()
-    yield from frame_jobs()
+    yield from frames[FIRST_FRAMES:]
 
 
 def plan_levels() -> dict[str, Level]:
