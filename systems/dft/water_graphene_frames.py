@@ -35,6 +35,7 @@ BOND = 1.3  # A, longest O-H distance that counts as bonded
 
 ATOMS = "IsolatedAtom"
 ADSORPTION = "adsorption"
+FIRST_FRAMES = 7  # cover all splits
 CUTOFFS = (600.0, 1200.0, 800.0, 400.0)  # Ry, beside that of the labels
 CONVERGENCE_FRAMES = ("md_300K_10_09_00", "md_300K_08_00_00", "md_500K_10_00_00")
 
@@ -164,9 +165,9 @@ def label_jobs() -> Iterator[Job]:
     """Yield the plan: free atoms, a first round of frames, the adsorption energy, the rest."""
     frames = trajectory_jobs()
     yield from atom_jobs()
-    yield from frames[:14]
+    yield from frames[:FIRST_FRAMES]
     yield from adsorption_jobs()
-    yield from frames[14:]
+    yield from frames[FIRST_FRAMES:]
 
 
 def plan_levels() -> dict[str, Level]:
