@@ -157,6 +157,28 @@ def test_one_call_runs_and_measures(tmp_path):
     assert np.array_equal(gone.temperature.temperature, found.temperature.temperature)
 
 
+def test_rigid_molecules_continue_without_a_seam(tmp_path):
+    """The lengths of the bonds are those of the start, not of where the run was left."""
+    settings = SHORT | {"minimize": True, "production_ps": 0.06, "checkpoint_ps": 0.02}
+
+    def stop(done, total):
+        if done == 24:
+            raise KeyboardInterrupt
+
+    runs = []
+    for name in ("whole", "stopped"):
+        arguments = {"file": tmp_path / f"{name}.traj", **settings}
+        if name == "stopped":
+            with pytest.raises(KeyboardInterrupt):
+                nvt_trajectory(box(side=2), TIP3P(rc=3.1), progress=stop, **arguments)
+        runs.append(nvt_trajectory(box(side=2), TIP3P(rc=3.1), **arguments))
+    whole, stopped = runs
+    assert stopped.n_continuations == 1 and stopped.seamless
+    assert np.array_equal(whole.conserved_energy, stopped.conserved_energy)
+    with Trajectory(whole.file) as one, Trajectory(stopped.file) as other:
+        assert np.array_equal(one[-1].positions, other[-1].positions)
+
+
 def test_nothing_is_measured_on_a_run_that_blew_up(tmp_path):
     with pytest.raises(BlowUpError, match="bonds of fixed length cannot be kept at step 60"):
         water_dynamics(box(side=2), Failing(rc=3.1), folder=tmp_path, **SHORT)
@@ -172,7 +194,7 @@ def test_first_peak_of_liquid_water_is_where_the_literature_has_it(tmp_path):
         TIP3P(rc=CUTOFF),
         folder=tmp_path,
         equilibration_ps=3.0,
-        production_ps=8.0,
+        production_ps=6.0,
         timestep_fs=2.0,
         interval_fs=20.0,
         checkpoint_ps=2.0,
