@@ -140,7 +140,7 @@ def analyze(
     frequencies = np.array(bands.frequencies, dtype=np.float64)
     eigenvectors = np.array(bands.eigenvectors, dtype=np.complex128)
     divisions = default_mesh(atoms.cell, dimension) if mesh is None else mesh
-    if dimension == 2 and divisions[2] != 1:
+    if dimension == 2 and tuple(divisions[2:]) != (1,):
         raise StructureError("The mesh of a layer has one division along z.")
     on_mesh, states, thermal = run_mesh(
         phonon, divisions, sigma=sigma, temperatures=np.asarray(temperatures, dtype=np.float64)

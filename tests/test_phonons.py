@@ -249,6 +249,7 @@ def off_site():
         (LAYER, {"supercell": (2, 2, 2)}, "one cell along z"),
         (LAYER, {"supercell": [[2, 0, 0], [0, 2, 1], [0, 0, 1]]}, "one cell along z"),
         (LAYER, {"supercell": (2, 2, 1), "mesh": (4, 4, 2)}, "one division along z"),
+        (LAYER, {"supercell": (2, 2, 1), "mesh": (4, 4)}, "one division along z"),
         (tilted(), {"supercell": (2, 2, 1)}, "lies in the xy plane"),
         (GRID, {"dimension": 1}, "2 or 3"),
         (GRID, {"supercell": (2, 2)}, "three integers"),
