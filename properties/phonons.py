@@ -8,7 +8,9 @@ The curve ``phonon_bands`` of a result, and of a reference that is to be compare
 
 - x in the unit ``"path"``: distance along the path over the length of the whole path, from 0 to 1
   (:attr:`properties.phonon_path.BandPath.x`). It does not change with the lattice constant, so
-  that models are compared at the same fractional q, point by point, without interpolation;
+  that models are compared at the same fractional q, point by point, without interpolation. Where
+  a cell may also change its shape, as c/a of hcp, x of inner points shifts by as much; results
+  themselves are then compared by q (:func:`properties.band_errors.band_errors`);
 - one point where two lines of the path meet, so that three lines of 51 points have 151, not 153;
   two points of the same x where the path jumps;
 - y of shape (n, branches) in THz, ascending at each q.
