@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -185,6 +185,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hours", type=float, default=2.0, help="start no frame after this time")
     parser.add_argument("--convergence", action="store_true", help="frames for the table instead")
     parser.add_argument("--verify", type=int, metavar="N", help="recompute N stored frames")
+    parser.add_argument("--only", nargs="+", metavar="ID", help="these jobs of the plan")
     parser.add_argument("--cp2k", default="cp2k.popt", help="the program")
 
 
@@ -197,9 +198,12 @@ def runner(script: str, executable: str) -> Runner:
     return Runner(f"systems/dft/{script}", script_commit(HERE), executable)
 
 
-def run_jobs(jobs: Iterable[Job], shard: Path, runs: Runner, hours: float) -> None:
-    """Label the jobs that a shard lacks (`systems.dft.generate.generate`)."""
-    generate(jobs, shard, runs.frame, hours, CP2K_KEYS)
+def run_jobs(
+    jobs: Iterable[Job], shard: Path, runs: Runner, hours: float, only: Sequence[str] | None
+) -> None:
+    """Label the jobs that a shard lacks (`systems.dft.generate.generate`), or some of them."""
+    chosen = jobs if only is None else (job for job in jobs if job.id in only)
+    generate(chosen, shard, runs.frame, hours, CP2K_KEYS)
 
 
 def verify_frames(shard: Path, levels: Mapping[str, Level], runs: Runner, count: int) -> bool:

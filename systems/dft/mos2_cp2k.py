@@ -36,11 +36,11 @@ def main() -> None:
     if args.verify:
         sys.exit(0 if verify_frames(LABELS, plan_levels(), runs, args.verify) else 1)
     if args.convergence:
-        run_jobs(convergence_jobs(), CONVERGENCE, runs, args.hours)
+        run_jobs(convergence_jobs(), CONVERGENCE, runs, args.hours, args.only)
     elif args.phonons:
-        run_jobs(all_phonon_jobs(), PHONON_SHARD, runs, args.hours)
+        run_jobs(all_phonon_jobs(), PHONON_SHARD, runs, args.hours, args.only)
     else:
-        run_jobs(label_jobs(), LABELS, runs, args.hours)
+        run_jobs(label_jobs(), LABELS, runs, args.hours, args.only)
 
 
 if __name__ == "__main__":

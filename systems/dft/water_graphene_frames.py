@@ -71,13 +71,13 @@ class Trajectory:
 
 # Sampled earlier with another potential, not long after its start.
 EARLIER = Trajectory("md_300K", 10, 9, 300.0, "train", 3)
-# Whole trajectories, never frames of one in two splits.
+# Whole trajectories, never frames of one in two splits; in the order of labelling.
 TRAJECTORIES = (
-    Trajectory("md_300K", 8, 0, 300.0, "train", 6),
-    Trajectory("md_300K", 10, 1, 300.0, "train", 6),
     Trajectory("md_300K", 8, 4, 300.0, "valid", 4),
     Trajectory("md_300K", 10, 7, 300.0, "test_id", 5),
     Trajectory("md_500K", 10, 0, 500.0, "test_ood", 4),
+    Trajectory("md_300K", 8, 0, 300.0, "train", 6),
+    Trajectory("md_300K", 10, 1, 300.0, "train", 6),
     Trajectory("coverage_04", 4, 0, 300.0, "test_ood", 3),
     Trajectory("coverage_14", 14, 0, 300.0, "test_ood", 3),
     Trajectory("md_300K", 8, 2, 300.0, "train", 6),
