@@ -20,9 +20,9 @@ HELP = {
     "head": "Head of a multi-head foundation",
     "optimizer": "Optimizer of the mini-batch stage",
     "lr": "Learning rate  (default: the optimizer's)",
-    "weight_decay": "Decoupled weight decay",
+    "weight_decay": "Weight decay, decoupled but for adam and sgd",
     "schedule": "constant or cosine",
-    "warmup_fraction": "Share of the steps spent warming up",
+    "warmup_fraction": "Share of the steps spent warming up  (default: the optimizer's)",
     "epochs": "Passes over the training frames",
     "batch_size": "Frames per step",
     "patience": "Stop after so many epochs without improvement (0: never)",
@@ -30,7 +30,7 @@ HELP = {
     "forces_weight": "Weight of (eV/A)^2",
     "stress_weight": "Weight of (eV/A^3)^2",
     "E0s": "estimated, foundation, average or isolated",
-    "ema_decay": "Decay of the averaged weights (0: none)",
+    "ema_decay": "Decay of the averaged weights (0: none)  (default: 0.99, or the optimizer's own)",
     "clip": "Largest gradient norm (0: none)",
     "default_dtype": "float32 or float64",
     "device": "cpu, cuda, cuda:N or auto",
@@ -99,7 +99,12 @@ def train_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
-_KINDS: dict[str, type] = {"head": str, "lr": float}
+_KINDS: dict[str, type] = {
+    "head": str,
+    "lr": float,
+    "warmup_fraction": float,
+    "ema_decay": float,
+}
 
 
 def _parameter(name: str, kind: Any, option: Any) -> inspect.Parameter:

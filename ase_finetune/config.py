@@ -14,6 +14,7 @@ from ase_finetune.errors import ConfigError
 E0_MODES = ("estimated", "foundation", "average", "isolated")
 SCHEDULES = ("constant", "cosine")
 DTYPE_NAMES = ("float32", "float64")
+EMA_DECAY = 0.99
 T = TypeVar("T")
 
 
@@ -88,7 +89,8 @@ class TrainConfig:
     lr, weight_decay
         Learning rate (None: the optimizer's default for fine-tuning); decay.
     schedule, warmup_fraction
-        ``constant`` or ``cosine`` to zero; share of the steps spent warming up.
+        ``constant`` or ``cosine`` to zero; share of the steps spent warming up (None: what the
+        optimizer wants, 0 for most).
     epochs, batch_size, patience
         Passes over the data; frames per step; epochs without a better validation force error
         before stopping (0: never).
@@ -97,7 +99,8 @@ class TrainConfig:
     E0s
         ``estimated``, ``foundation``, ``average``, ``isolated`` or ``{symbol: eV}``.
     ema_decay
-        Decay of the averaged weights that are validated and deployed (0: none).
+        Decay of the averaged weights that are validated and deployed (0: none; None: 0.99, or
+        none if the optimizer averages by itself).
     clip
         Largest gradient norm (0: none).
     default_dtype, device, seed
@@ -114,7 +117,7 @@ class TrainConfig:
     lr: float | None = None
     weight_decay: float = 0.0
     schedule: str = "constant"
-    warmup_fraction: float = 0.0
+    warmup_fraction: float | None = None
     epochs: int = 100
     batch_size: int = 4
     patience: int = 0
@@ -122,7 +125,7 @@ class TrainConfig:
     forces_weight: float = 10.0
     stress_weight: float = 0.0
     E0s: str | Mapping[str, float] = "estimated"
-    ema_decay: float = 0.99
+    ema_decay: float | None = None
     clip: float = 1.0
     default_dtype: str = "float64"
     device: str = "cpu"
@@ -130,13 +133,24 @@ class TrainConfig:
     accelerate: bool = True
 
     def __post_init__(self) -> None:
-        from ase_finetune.optimizers import check_optimizer
+        from ase_finetune.optimizers import check_optimizer, optimizer_info
 
         for name in ("foundation", "optimizer", "device", *(["head"] if self.head else [])):
             _text(name, getattr(self, name))
         for name in ("architecture", "optimizer_options"):
             _mapping(name, getattr(self, name))
         check_optimizer(self.optimizer, self.optimizer_options)
+        row = optimizer_info(self.optimizer)
+        # Frozen: the settings that are recorded are those that were used.
+        if self.warmup_fraction is None:
+            object.__setattr__(self, "warmup_fraction", row.warmup_fraction)
+        if self.ema_decay is None:
+            object.__setattr__(self, "ema_decay", 0.0 if row.averages else EMA_DECAY)
+        if row.averages and (self.ema_decay or self.schedule != "constant"):
+            raise ConfigError(
+                f"{self.optimizer} averages its weights and needs no schedule; set ema_decay to 0 "
+                "and schedule to constant."
+            )
         if self.lr is not None:
             _number("lr", self.lr, 1e-12)
         if self.architecture and self.foundation != "scratch":

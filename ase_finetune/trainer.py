@@ -22,7 +22,7 @@ from ase_finetune.errors import CheckpointError, DataError, UserError
 from ase_finetune.evaluate import force_rmse, resolve_device
 from ase_finetune.graphs import Graph, collate, predict
 from ase_finetune.loss import Loss
-from ase_finetune.optimizers import build_optimizer
+from ase_finetune.optimizers import build_optimizer, optimizer_info
 from ase_finetune.optimizers.groups import parameter_groups
 from ase_finetune.start import Start, make_graphs, prepare, training_frames
 from ase_finetune.weights import (
@@ -127,9 +127,10 @@ class _Trainer:
         )
         self.n_elements = len(checkpoint.numbers)
         self.module = checkpoint.module(dtype, self.device, accelerate=config.accelerate)
+        blocks = optimizer_info(config.optimizer).blocks
         self.optimizer = build_optimizer(
             config.optimizer,
-            parameter_groups(self.module, config.weight_decay),
+            parameter_groups(self.module, config.weight_decay, blocks=blocks),
             lr=config.lr,
             options=config.optimizer_options,
         )
@@ -164,7 +165,7 @@ class _Trainer:
         backup = self._state_dict()
         try:
             loss = self._pass()
-            with use_weights(self.module, evaluation_weights(self.module, self.average)):
+            with use_weights(self.module, self._deployed()):
                 force, energy = force_rmse(self.module, self.valid, self.n_elements, self.device)
             if not math.isfinite(force):
                 raise TrainingDivergedError(
@@ -177,7 +178,7 @@ class _Trainer:
             raise
         if force < state.best_score:
             state.best_score, state.best_epoch = force, state.epoch
-            state.best = evaluation_weights(self.module, self.average)
+            state.best = self._deployed()
         state.epoch += 1
         state.wall_s += time.perf_counter() - begun
         record = {
@@ -193,6 +194,9 @@ class _Trainer:
         }
         state.records.append(record)
         return record
+
+    def _deployed(self) -> Weights:
+        return evaluation_weights(self.module, self.average, self.optimizer)
 
     def _pass(self) -> float:
         """One pass over the shuffled training frames; returns the mean loss along it."""
@@ -230,7 +234,7 @@ class _Trainer:
     def _set_lr(self) -> None:
         config, step = self.config, self.state.step
         total = config.epochs * self.steps_per_epoch
-        warmup = config.warmup_fraction * total
+        warmup = (config.warmup_fraction or 0.0) * total
         if step < warmup:
             factor = (step + 1) / (warmup + 1)
         elif config.schedule == "cosine":
@@ -265,7 +269,7 @@ class _Trainer:
         """What a state must share with the run that continues it."""
         config = dataclasses.asdict(self.config)
         # Learning rates that depend on the number of steps fix the number of epochs.
-        fixed = self.config.schedule != "constant" or self.config.warmup_fraction > 0
+        fixed = self.config.schedule != "constant" or bool(self.config.warmup_fraction)
         for changeable in ("patience", "device", *(() if fixed else ("epochs",))):
             config.pop(changeable)
         return json.dumps(

@@ -42,11 +42,42 @@ class MovingAverage:
                 self.values[name].lerp_(parameter, 1.0 - decay)
 
 
-def evaluation_weights(module: torch.nn.Module, average: MovingAverage | None) -> Weights:
-    """Return the weights that are validated, saved and deployed: the average where there is one."""
-    if average is None:
-        return snapshot(module)
-    return {name: value.clone() for name, value in average.values.items()}
+def evaluation_weights(
+    module: torch.nn.Module,
+    average: MovingAverage | None,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Weights:
+    """Return the weights that are validated, saved and deployed.
+
+    These are the moving average where there is one, the averaged point x of a schedule-free
+    optimizer, and the weights themselves otherwise.
+
+    Parameters
+    ----------
+    module
+        Holds the weights at which gradients are taken; of a schedule-free optimizer these are
+        ``y = (1 - beta1) z + beta1 x`` (Defazio et al., arXiv 2405.15682, eq. 1).
+    average, optimizer
+        What the trainer keeps.
+    """
+    if average is not None:
+        return {name: value.clone() for name, value in average.values.items()}
+    weights = snapshot(module)
+    if optimizer is None:
+        return weights
+    beta1 = {
+        parameter: group["betas"][0]
+        for group in optimizer.param_groups
+        if "train_mode" in group
+        for parameter in group["params"]
+    }
+    for name, parameter in module.named_parameters():
+        z = optimizer.state.get(parameter, {}).get("z")
+        if parameter in beta1 and z is not None:
+            # The optimizer's own eval() computes this in place, and train() undoes it with a
+            # rounding error that would make the training depend on how often it is validated.
+            weights[name].lerp_(z, 1.0 - 1.0 / beta1[parameter])
+    return weights
 
 
 @contextlib.contextmanager

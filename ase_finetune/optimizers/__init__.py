@@ -23,10 +23,17 @@ class OptimizerInfo:
         As shown to users.
     target
         ``module:class``, imported when it is built.
-    lr
-        Default learning rate for fine-tuning MACE.
+    lr, lr_grid
+        Default learning rate for fine-tuning MACE, and those that a search tries.
     defaults
         Keywords set by us; the user's options go over them.
+    averages
+        Whether it has its own averaged point, which is then what is validated and deployed; no
+        second average and no schedule go with it.
+    warmup_fraction
+        Share of the steps that it wants for warming up.
+    blocks
+        Whether its parameter groups tell where matrices are.
     """
 
     name: str
@@ -34,7 +41,11 @@ class OptimizerInfo:
     paper: str
     target: str
     lr: float
+    lr_grid: tuple[float, ...]
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    averages: bool = False
+    warmup_fraction: float = 0.0
+    blocks: bool = False
 
     def load(self) -> type[torch.optim.Optimizer]:
         """Import the class."""
@@ -45,16 +56,95 @@ class OptimizerInfo:
         return found
 
 
+_ADAM = {"betas": (0.9, 0.999), "eps": 1e-8}
+_GRID = (1e-4, 3e-4, 1e-3, 3e-3)
 _REGISTRY = {
     row.name: row
     for row in (
+        OptimizerInfo(
+            name="adam",
+            description="Adam, no AMSGrad; decay is added to the gradient",
+            paper="Kingma and Ba, arXiv 1412.6980",
+            target="torch.optim:Adam",
+            lr=1e-3,
+            lr_grid=_GRID,
+            defaults={**_ADAM, "amsgrad": False},
+        ),
         OptimizerInfo(
             name="adamw",
             description="Adam with decoupled weight decay, no AMSGrad",
             paper="Loshchilov and Hutter, arXiv 1711.05101",
             target="torch.optim:AdamW",
             lr=1e-3,
-            defaults={"betas": (0.9, 0.999), "eps": 1e-8, "amsgrad": False},
+            lr_grid=_GRID,
+            defaults={**_ADAM, "amsgrad": False},
+        ),
+        OptimizerInfo(
+            name="radam",
+            description="Rectified Adam, decoupled decay; the rectifier is a long warm-up",
+            paper="Liu et al., arXiv 1908.03265",
+            target="torch.optim:RAdam",
+            lr=3e-3,
+            lr_grid=(3e-4, 1e-3, 3e-3, 1e-2),
+            defaults={**_ADAM, "decoupled_weight_decay": True},
+        ),
+        OptimizerInfo(
+            name="sgd",
+            description="Gradient descent with Nesterov momentum; decay is added to the gradient",
+            paper="Sutskever et al., ICML 2013",
+            target="torch.optim:SGD",
+            lr=1e-2,
+            lr_grid=(1e-4, 1e-3, 1e-2, 1e-1, 1.0),
+            defaults={"momentum": 0.9, "nesterov": True},
+        ),
+        OptimizerInfo(
+            name="lamb",
+            description="Adam's direction, scaled per tensor to the norm of its weights",
+            paper="You et al., arXiv 1904.00962",
+            target="ase_finetune.optimizers.lamb:Lamb",
+            lr=1e-3,
+            lr_grid=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+            defaults={"betas": (0.9, 0.999), "eps": 1e-6},
+        ),
+        OptimizerInfo(
+            name="ranger",
+            description="Rectified Adam with Lookahead, decoupled decay",
+            paper="Liu et al., arXiv 1908.03265; Zhang et al., arXiv 1907.08610",
+            target="ase_finetune.optimizers.ranger:Ranger",
+            lr=3e-3,
+            lr_grid=(3e-4, 1e-3, 3e-3, 1e-2),
+            defaults={"betas": (0.95, 0.999), "eps": 1e-5, "k": 6, "alpha": 0.5},
+        ),
+        OptimizerInfo(
+            name="schedulefree",
+            description="AdamW without a schedule; its own average is what is deployed",
+            paper="Defazio et al., arXiv 2405.15682",
+            target="schedulefree:AdamWScheduleFree",
+            lr=3e-3,
+            lr_grid=(1e-3, 3e-3, 1e-2),
+            defaults={**_ADAM, "foreach": False},
+            averages=True,
+            warmup_fraction=0.05,
+        ),
+        OptimizerInfo(
+            name="muon",
+            description="Orthogonal momentum for matrices, AdamW for the rest",
+            paper="Jordan et al. 2024; Liu et al., arXiv 2502.16982",
+            target="ase_finetune.optimizers.muon:Muon",
+            lr=3e-4,
+            lr_grid=(1e-5, 3e-5, 1e-4, 3e-4, 1e-3),
+            defaults={**_ADAM, "momentum": 0.95},
+            blocks=True,
+        ),
+        OptimizerInfo(
+            name="soap",
+            description="Adam in Shampoo's eigenbasis for matrices, AdamW for the rest",
+            paper="Vyas et al., arXiv 2409.11321",
+            target="ase_finetune.optimizers.soap:Soap",
+            lr=1e-3,
+            lr_grid=_GRID,
+            defaults={"betas": (0.95, 0.95), "eps": 1e-8, "refresh": 10},
+            blocks=True,
         ),
     )
 }
@@ -135,6 +225,26 @@ def build_optimizer(
             )
     keywords = {**row.defaults, **given, "lr": row.lr if lr is None else lr}
     try:
-        return cls(parameters, weight_decay=weight_decay, **keywords)  # type: ignore[call-arg]
+        # Some classes look at their settings at the first step only.
+        _made(row, _trial(), weight_decay, keywords).step()
+        return _made(row, parameters, weight_decay, keywords)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"Optimizer {name} does not take these settings: {error}.") from error
+
+
+def _made(
+    row: OptimizerInfo, parameters: Any, weight_decay: float, keywords: Mapping[str, Any]
+) -> torch.optim.Optimizer:
+    made: Any = row.load()
+    optimizer: torch.optim.Optimizer = made(parameters, weight_decay=weight_decay, **keywords)
+    if row.averages:
+        optimizer.train()  # type: ignore[attr-defined]
+    return optimizer
+
+
+def _trial() -> list[torch.nn.Parameter]:
+    import torch
+
+    parameter = torch.nn.Parameter(torch.ones(2, 2))
+    parameter.grad = torch.ones(2, 2)
+    return [parameter]

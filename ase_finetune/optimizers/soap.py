@@ -1,0 +1,108 @@
+"""SOAP: Adam in the eigenbasis of Shampoo, for the matrices within e3nn weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from ase_finetune.optimizers.blocks import Block
+from ase_finetune.optimizers.lamb import check_adam_settings
+from ase_finetune.optimizers.matrix import MatrixOptimizer
+
+
+class Soap(MatrixOptimizer):
+    """Shampoo with Adam in the preconditioner's eigenbasis (N. Vyas et al., arXiv 2409.11321).
+
+    For each matrix G of gradients, L and R average ``G G^T`` and ``G^T G``; their eigenbases are
+    followed by one power iteration with QR every ``refresh`` steps. Adam's second moment lives in
+    that basis, its first one in the original. The first step is not skipped.
+
+    Parameters
+    ----------
+    params
+        Parameters or groups, with ``blocks`` for weights of e3nn (see `MatrixOptimizer`).
+    lr, betas, eps, weight_decay
+        As in AdamW, which weights that are no matrices follow.
+    shampoo_beta
+        Of the averages L and R.
+    refresh
+        Steps between updates of the eigenbases.
+
+    Raises
+    ------
+    ValueError
+        For settings out of range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[torch.nn.Parameter] | list[dict[str, Any]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.95, 0.95),
+        shampoo_beta: float = 0.95,
+        eps: float = 1e-8,
+        refresh: int = 10,
+        weight_decay: float = 0.0,
+    ) -> None:
+        check_adam_settings(lr, betas, eps, weight_decay)
+        if not 0.0 <= shampoo_beta < 1.0 or refresh < 1:
+            raise ValueError("shampoo_beta must be below 1 and refresh 1 or more")
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": betas,
+                "shampoo_beta": shampoo_beta,
+                "eps": eps,
+                "refresh": refresh,
+                "weight_decay": weight_decay,
+            },
+        )
+
+    def _matrix_direction(
+        self,
+        state: dict[str, Any],
+        gradient: torch.Tensor,
+        blocks: list[Block],
+        group: dict[str, Any],
+    ) -> torch.Tensor:
+        flat = gradient.reshape(-1)
+        if not state:
+            state["step"] = 0
+            state["exp_avg"] = torch.zeros_like(flat)
+            state["exp_avg_sq"] = torch.zeros_like(flat)
+            for side in ("left", "right"):
+                state[side], state[f"{side}_basis"] = [], []
+        state["step"] += 1
+        step, (beta1, beta2) = state["step"], group["betas"]
+        first = state["exp_avg"].lerp_(flat, 1.0 - beta1)
+        direction = torch.empty_like(flat)
+        for i, block in enumerate(blocks):
+            matrices = block.view(flat)
+            left, right = self._bases(state, i, matrices, group)
+            turned = left.mT @ matrices @ right
+            second = block.view(state["exp_avg_sq"])
+            second.mul_(beta2).addcmul_(turned, turned, value=1.0 - beta2)
+            scale = (second / (1.0 - beta2**step)).sqrt_().add_(group["eps"])
+            moment = left.mT @ block.view(first) @ right / (1.0 - beta1**step)
+            block.view(direction).copy_(left @ (moment / scale) @ right.mT)
+        return direction.view_as(gradient)
+
+    @staticmethod
+    def _bases(
+        state: dict[str, Any], i: int, matrices: torch.Tensor, group: dict[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Advance the averages of one block and return its eigenbases."""
+        products = {"left": matrices @ matrices.mT, "right": matrices.mT @ matrices}
+        for side, product in products.items():
+            averages, bases = state[side], state[f"{side}_basis"]
+            if len(averages) == i:
+                averages.append(product * (1.0 - group["shampoo_beta"]))
+                bases.append(torch.linalg.eigh(averages[i])[1])
+                continue
+            averages[i].lerp_(product, 1.0 - group["shampoo_beta"])
+            if state["step"] % group["refresh"] == 0:
+                bases[i] = torch.linalg.qr(averages[i] @ bases[i])[0]
+        return state["left_basis"][i], state["right_basis"][i]
