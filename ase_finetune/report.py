@@ -26,6 +26,18 @@ from properties.errors import PropertyError
 from properties.quantity import Comparison, Curve
 
 ELASTIC_NAMES = re.compile(r"C\d\d|.*_modulus_.*|poisson_ratio_.*")
+# What results draw of themselves (`properties.figures`), and which picture shows which curve.
+PICTURES = {
+    "phonons": "Phonon bands",
+    "water": "Liquid",
+    "screw": "Screw dislocation along its line",
+}
+CURVES_OF = {
+    "phonon_bands": "phonons",
+    **dict.fromkeys(
+        ("temperature", "g_OO", "msd", "msd_parallel", "HOH_angle", "density_profile"), "water"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -200,7 +212,7 @@ def _context(run: Run) -> dict[str, Any]:
         "gsfe": _gsfe(run, stages),
         "eos": _equation_of_state(run, stages),
         "elastic": _elastic(properties, stages),
-        "curves": _other_curves(run, stages),
+        "curves": [*_pictures(run, stages), *_other_curves(run, stages)],
         "checkpoint": None if checkpoint is None else checkpoint.as_posix(),
         "provenance": _flatten(provenance),
         "config": run.config,
@@ -358,13 +370,30 @@ def _elastic(properties: Mapping[str, Any], stages: list[str]) -> list[dict[str,
     ]  # fmt: skip
 
 
+def _pictures(run: Run, stages: list[str]) -> list[dict[str, Any]]:
+    """What a result draws of itself, before and after: cores, bands, liquids."""
+    drawn = []
+    for name, title in PICTURES.items():
+        for stage in dict.fromkeys((stages[0], stages[-1])):
+            path = run.folder / "figures" / stage / f"{name}.png"
+            if path.is_file():
+                heading = f"{title}, {tables.stage_label(stage)}"
+                drawn.append(
+                    {**figures.picture(path), "title": heading, "alt": heading, "caption": " "}
+                )
+    return drawn
+
+
 def _other_curves(run: Run, stages: list[str]) -> list[dict[str, Any]]:
     """One panel per curve that has no section of its own."""
     drawn = []
     shown = [stage for stage in stages if stage in run.curves]
     references = run.curves.get("reference", {})
     names = dict.fromkeys(name for stage in shown for name in run.curves[stage])
+    pictured = run.folder / "figures" / stages[-1]
     for name in (n for n in names if n != "eos" and not n.startswith("gsfe_")):
+        if name in CURVES_OF and (pictured / f"{CURVES_OF[name]}.png").is_file():
+            continue
         found = {stage: run.curves[stage][name] for stage in shown if name in run.curves[stage]}
         reference = references.get(name)
         title = tables.property_name(name).striptags()

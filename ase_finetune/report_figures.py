@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -23,6 +24,8 @@ from properties.plot import BLACK, COLORS, LINES, MARKERS
 from properties.quantity import Curve
 
 WIDTH, HEIGHT = 4.2, 3.3
+PICTURE_DPI = 200  # of the pictures that a run stores
+DENSE = 60  # points of a reference, from where it is drawn as a line
 AXES = {"deg": "Angle", "meV": "Energy", "cm^-1": "Wavenumber"}  # by unit
 
 
@@ -131,21 +134,28 @@ def curves(found: Mapping[str, Curve], reference: Curve | None) -> Figure:
     found : mapping of str to Curve
         By stage, in one pair of units.
     reference : Curve, optional
-        Drawn as black points, labelled DFT.
+        Drawn in black, labelled DFT: points, or lines if there are many.
     """
     figure, axes = _panel()
     if reference is not None:
-        axes.plot(reference.x, reference.y, "o", color=BLACK, ms=4, label="DFT", zorder=3)
+        dense = len(reference.x) > DENSE
+        style = {"lw": 1.0} if dense else {"ls": "none", "marker": "o", "ms": 4, "zorder": 3}
+        axes.plot(reference.x, reference.y, color=BLACK, **style, label=_once("DFT", reference))
     for stage, curve in found.items():
         k = _style_index(stage)
         axes.plot(curve.x, curve.y, color=COLORS[k], ls=LINES[k % len(LINES)], lw=1.2,
-                  label=stage_label(stage))  # fmt: skip
+                  label=_once(stage_label(stage), curve))  # fmt: skip
     shown = next(iter(found.values()))
     for put, unit in ((axes.set_xlabel, shown.x_unit), (axes.set_ylabel, shown.y_unit)):
         text = unit_text(unit)
         put(f"{AXES[unit]} ({text})" if unit in AXES else text)
     _legend(figure, axes)
     return figure
+
+
+def _once(label: str, curve: Curve) -> str | list[str]:
+    """Return a label for the first of several branches; matplotlib leaves out those with "_"."""
+    return label if curve.y.ndim == 1 else [label, *["_"] * (curve.y.shape[1] - 1)]
 
 
 class _PlainLogFormatter(LogFormatter):
@@ -184,6 +194,15 @@ def image(figure: Figure) -> dict[str, Any]:
         figure.savefig(buffer, format="svg", dpi=180, metadata={"Date": None, "Creator": None})
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     return {"src": f"data:image/svg+xml;base64,{data}", "width": round(96 * figure.get_figwidth())}
+
+
+def picture(path: Path) -> dict[str, Any]:
+    """Return a stored PNG as a data URI, and its width in CSS pixels."""
+    from matplotlib.image import imread
+
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    width = round(96 * imread(path).shape[1] / PICTURE_DPI)
+    return {"src": f"data:image/png;base64,{data}", "width": width}
 
 
 def _style_index(stage: str) -> int:

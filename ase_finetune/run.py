@@ -147,12 +147,13 @@ class ResultFolder:
 
     def draw(self, result: Any, label: str, system: System, into: str = "figures") -> None:
         """Write the figures of one result as PNG files into a folder of this folder."""
+        from ase_finetune.report_figures import PICTURE_DPI
         from properties.figures import figures
 
         for name, figure in figures(result, label, system.references()).items():
             path = self.out / into / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, dpi=200)
+            figure.savefig(path, dpi=PICTURE_DPI)
 
     def write(self) -> None:
         write_json(self.out / "results.json", self.results)

@@ -13,8 +13,10 @@ from properties.dislocation import ScrewResult
 from properties.elastic import ElasticResult
 from properties.gsfe import GSFEResult
 from properties.lattice import LatticeResult
+from properties.liquid import WaterResult
 from properties.phonon_result import PhononResult
 from properties.plot_dislocation import screw_core
+from properties.plot_liquid import water_figure
 from properties.plot_phonons import phonon_bands
 from properties.quantity import Curve, Quantity, compare
 
@@ -73,6 +75,12 @@ def _(result: GSFEResult, label: str, references: References) -> dict[str, Figur
 def _(result: PhononResult, label: str, references: References) -> dict[str, Figure]:
     reference = _curves(_reference("phonon_bands", references)).get("DFT")
     return {"phonons": phonon_bands({label: result}, reference)}
+
+
+@figures.register
+def _(result: WaterResult, label: str, references: References) -> dict[str, Figure]:
+    known = _curves(_reference("g_OO", references))
+    return {"water": water_figure({label: result}, references=known)}
 
 
 @figures.register

@@ -15,6 +15,7 @@ OUTER = {
     "cli",
     "cli_arguments",
     "cli_options",
+    "cli_properties",
     "cli_systems",
     "run",
     "report",

@@ -16,6 +16,7 @@ from ase_finetune.errors import CheckpointError, ConfigError, DataError
 from ase_finetune.evaluate import predict_frames
 from ase_finetune.graphs import collate, predict
 from ase_finetune.loss import Loss
+from ase_finetune.optimizers import list_optimizers
 from ase_finetune.start import make_graphs, prepare
 from ase_finetune.trainer import TrainingDivergedError
 
@@ -124,6 +125,40 @@ def test_a_stopped_run_continues_to_the_same_bits(
     assert same_weights(continued, tuned)
     epochs = [r["epoch"] for r in continued.metrics["history"]]
     assert epochs == list(range(1, tiny_config.epochs + 1))
+
+
+@pytest.mark.parametrize("name", list_optimizers())
+def test_every_optimizer_learns_deploys_what_it_validated_and_continues(
+    splits, tiny_config, start, tmp_path, name
+):
+    config = dataclasses.replace(
+        tiny_config, optimizer=name, lr=None, ema_decay=None, warmup_fraction=None, epochs=4
+    )
+    through = finetune(splits, config, start=start)
+    history = [r["valid_force_rmse_meV_per_A"] for r in through.metrics["history"]]
+    before = predict_frames(start.checkpoint, splits.valid).errors().force_rmse_meV_per_A
+    deployed = predict_frames(through, splits.valid).errors().force_rmse_meV_per_A
+    assert min(history) < before
+    assert deployed == pytest.approx(min(history), rel=1e-9)
+
+    def progress(record):
+        if record["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(splits, config, start=start, out=tmp_path, progress=progress)
+    assert same_weights(finetune(splits, config, start=start, out=tmp_path, resume=True), through)
+
+
+def test_a_second_average_or_a_schedule_is_refused_with_schedulefree(tiny_config):
+    free = dataclasses.replace(
+        tiny_config, optimizer="schedulefree", ema_decay=None, warmup_fraction=None
+    )
+    assert free.ema_decay == 0.0
+    assert free.warmup_fraction == 0.05
+    for change in ({"ema_decay": 0.99}, {"schedule": "cosine"}):
+        with pytest.raises(ConfigError, match="averages its weights"):
+            dataclasses.replace(free, **change)
 
 
 def test_resuming_something_else_is_refused(splits, tiny_config, start, tmp_path):
