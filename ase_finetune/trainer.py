@@ -34,7 +34,7 @@ from ase_finetune.weights import (
 )
 
 Progress = Callable[[Mapping[str, Any]], None]
-_STATE_EVERY_S = 30.0
+_STATE_SHARE = 0.05  # of the wall time, at most, goes into saving the state
 
 
 class TrainingDivergedError(UserError):
@@ -143,18 +143,24 @@ class _Trainer:
         return math.ceil(len(self.train) / self.config.batch_size)
 
     def run(self, progress: Progress | None) -> None:
-        saved = time.monotonic()
+        # At once, so that a run that is killed in its first epoch can be resumed too.
+        saved, cost = self._timed_save()
         try:
             while self.state.epoch < self.config.epochs and not self._out_of_patience():
                 record = self._epoch()
                 if progress is not None:
                     progress(record)
-                if time.monotonic() - saved > _STATE_EVERY_S:
-                    self.save_state()
-                    saved = time.monotonic()
+                if time.monotonic() - saved > cost / _STATE_SHARE:
+                    saved, cost = self._timed_save()
         finally:
             # Also on Ctrl-C and divergence: whatever was reached can be continued or inspected.
             self.save_state()
+
+    def _timed_save(self) -> tuple[float, float]:
+        """Save the state; return when that was done and how long it took."""
+        begun = time.monotonic()
+        self.save_state()
+        return time.monotonic(), time.monotonic() - begun
 
     def _out_of_patience(self) -> bool:
         waited = self.state.epoch - 1 - self.state.best_epoch

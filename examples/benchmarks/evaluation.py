@@ -3,21 +3,24 @@
     python evaluation.py --case mo --dtype float32
 
 The peer of the training step is mace-torch's own module inside this project's trainer, that is
-`--no-accelerate`; that of the MD step is ``mace.calculators.MACECalculator``. Prints one JSON line
-for each; a ratio above 1 means that ours is faster. Run it on an idle machine.
+`--no-accelerate`; that of the MD step is ``mace.calculators.MACECalculator``. Both sides run in
+processes of their own. Prints one JSON line for each, seconds and peak memory; a ratio above 1
+means that ours is faster. Run it on an idle machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
 import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
-from cases import CASES, median_time, random_checkpoint, save_model
+from cases import CASES, median_time, peak_memory_MB, random_checkpoint, save_model
 
 from ase_finetune import FineTunedCalculator
 from ase_finetune.checkpoint import Checkpoint
@@ -68,35 +71,64 @@ def md_step(calculator: object, frames: list) -> float:
     return median_time(step, warm=4, runs=9)
 
 
-def show(name: str, ours: float, peer: float) -> None:
-    """Print the JSON line of one comparison."""
-    line = {"name": name, "ours": ours, "peer": peer, "ratio": peer / ours}
-    print(json.dumps(line), flush=True)
+def measure(side: str, what: str, case: str, dtype: str, threads: int) -> dict[str, float]:
+    """Time one side in this process; seconds and peak memory in MB."""
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(threads)
+    frames = CASES[case]()
+    checkpoint = random_checkpoint(frames, dtype)
+    if what == "training":
+        seconds = training_step(checkpoint, frames, dtype, accelerate=side == "ours")
+    elif side == "ours":
+        seconds = md_step(FineTunedCalculator(checkpoint, dtype=dtype), frames)
+    else:
+        from mace.calculators import MACECalculator
+
+        with tempfile.TemporaryDirectory() as folder:
+            model = save_model(checkpoint, Path(folder) / "random.model", dtype)
+            theirs = MACECalculator(model_paths=str(model), device="cpu", default_dtype=dtype)
+        seconds = md_step(theirs, frames)
+    return {"seconds": seconds, "memory_MB": peak_memory_MB()}
+
+
+def in_fresh_process(*arguments: str) -> dict[str, float]:
+    """Run `measure` in a process of its own, whose allocator nobody else has touched."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--measure", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def main() -> None:
-    """Run one case."""
+    """Compare both sides, each in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", choices=CASES, default="mo")
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(args.threads)
-    frames = CASES[args.case]()
-    checkpoint = random_checkpoint(frames, args.dtype)
-    label = f"{args.case} {args.dtype} {args.threads} threads"
-    ours, peer = (
-        training_step(checkpoint, frames, args.dtype, accelerate=fast) for fast in (True, False)
-    )
-    show(f"training step, {label}", ours, peer)
-    with tempfile.TemporaryDirectory() as folder:
-        model = save_model(checkpoint, Path(folder) / "random.model", args.dtype)
-        from mace.calculators import MACECalculator
-
-        theirs = MACECalculator(model_paths=str(model), device="cpu", default_dtype=args.dtype)
-    mine = FineTunedCalculator(checkpoint, dtype=args.dtype)
-    show(f"MD step, {label}", md_step(mine, frames), md_step(theirs, frames))
+    if args.measure:
+        *names, threads = args.measure
+        print(json.dumps(measure(*names, int(threads))))
+        return
+    for what in ("training", "md"):
+        ours, peer = (
+            in_fresh_process(side, what, args.case, args.dtype, str(args.threads))
+            for side in ("ours", "peer")
+        )
+        line = {
+            "name": f"{what} step, {args.case} {args.dtype} {args.threads} threads",
+            "ours": round(ours["seconds"], 4),
+            "peer": round(peer["seconds"], 4),
+            "ratio": round(peer["seconds"] / ours["seconds"], 2),
+            "ours_MB": round(ours["memory_MB"]),
+            "peer_MB": round(peer["memory_MB"]),
+        }
+        print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":
