@@ -14,6 +14,7 @@ from ase_finetune.errors import ConfigError
 E0_MODES = ("estimated", "foundation", "average", "isolated")
 SCHEDULES = ("constant", "cosine")
 DTYPE_NAMES = ("float32", "float64")
+REFINE_METHODS = ("lbfgs", "lm")
 EMA_DECAY = 0.99
 T = TypeVar("T")
 
@@ -188,13 +189,24 @@ class RefineConfig:
     Attributes
     ----------
     method
-        ``lbfgs``.
+        ``lbfgs`` or ``lm`` (Levenberg-Marquardt).
     evaluations
-        Budget in evaluations of the whole training set's loss and gradient.
+        Budget in evaluations of the whole training set's loss and gradient, to which all else is
+        converted.
     history
         Pairs that L-BFGS keeps.
     proximal
         Weight of the squared distance to the start, relative to the loss (0: none).
+    damping
+        First damping of ``lm``, relative to the largest eigenvalue of the Gauss-Newton matrix.
+    scaling
+        Power of the diagonal of the Gauss-Newton matrix in that damping, 0 (Levenberg) to 1
+        (Marquardt); none with a proximal term or by conjugate gradients.
+    jacobian_GB
+        Largest Jacobian of the residuals that ``lm`` stores, 8 bytes x residuals x parameters;
+        beyond it, it takes conjugate gradients.
+    products
+        Most products with the Gauss-Newton matrix in a step by conjugate gradients.
     batch_atoms
         Atoms evaluated at once; bounds memory, does not change the loss.
     energy_weight, forces_weight, stress_weight
@@ -209,6 +221,10 @@ class RefineConfig:
     evaluations: int = 80
     history: int = 20
     proximal: float = 0.0
+    damping: float = 1e-3
+    scaling: float = 0.5
+    jacobian_GB: float = 4.0
+    products: int = 30
     batch_atoms: int = 256
     energy_weight: float | None = None
     forces_weight: float | None = None
@@ -218,11 +234,14 @@ class RefineConfig:
 
     def __post_init__(self) -> None:
         _flag("accelerate", self.accelerate)
-        _choose("method", self.method, ("lbfgs",))
+        _choose("method", self.method, REFINE_METHODS)
         _text("device", self.device)
-        for name in ("evaluations", "history", "batch_atoms"):
+        for name in ("evaluations", "history", "products", "batch_atoms"):
             _whole(name, getattr(self, name), 1)
-        _number("proximal", self.proximal, 0.0)
+        for name in ("proximal", "jacobian_GB"):
+            _number(name, getattr(self, name), 0.0)
+        _number("damping", self.damping, 1e-15)
+        _number("scaling", self.scaling, 0.0, 1.0)
         for name in ("energy_weight", "forces_weight", "stress_weight"):
             if getattr(self, name) is not None:
                 _number(name, getattr(self, name), 0.0)

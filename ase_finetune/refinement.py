@@ -1,7 +1,7 @@
-"""The full-batch stage: L-BFGS on a fixed, exact objective, gated by validation.
+"""The full-batch stage: L-BFGS or Levenberg-Marquardt on a fixed objective, gated by validation.
 
 In float64, without shuffling, clipping or averaging: any of these breaks the curvature pairs and
-the strong Wolfe test on which L-BFGS rests.
+the strong Wolfe test on which L-BFGS rests, and the gain ratio on which Levenberg-Marquardt does.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,9 @@ from ase_finetune.data import Splits
 from ase_finetune.errors import ConfigError
 from ase_finetune.evaluate import chunks, force_rmse, resolve_device
 from ase_finetune.graphs import Batch, Graph, collate, predict
+from ase_finetune.levenberg_marquardt import LevenbergMarquardt, LMSettings
 from ase_finetune.loss import Loss
+from ase_finetune.residuals import Residuals
 from ase_finetune.start import make_graphs, training_frames
 from ase_finetune.weights import Weights, restore, snapshot
 
@@ -36,7 +38,7 @@ def refine(
     *,
     progress: Progress | None = None,
 ) -> Checkpoint:
-    """Refine deployed weights by a brief full-batch L-BFGS.
+    """Refine deployed weights by a brief full-batch L-BFGS or Levenberg-Marquardt.
 
     Parameters
     ----------
@@ -93,18 +95,19 @@ class _Refiner:
         frames, valid = training_frames(splits.train), training_frames(splits.valid)
         stress = weights["stress_weight"] > 0
         graphs = make_graphs(frames, checkpoint, "float64", stress=stress)
+        self.graphs = graphs
         self.valid: list[Graph] = make_graphs(valid, checkpoint, "float64", stress=False)
         self.loss = Loss.for_graphs(graphs, **weights)
         self.n_elements = len(checkpoint.numbers)
-        self.batches: list[Batch] = [
-            collate(part, self.n_elements, self.device)
-            for part in chunks(graphs, config.batch_atoms)
-        ]
         self.module = checkpoint.module("float64", self.device, accelerate=config.accelerate)
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
         self.start = self._flat()
-        self.evaluations = 0
+        self.batches: list[Batch] = []
         self.known: list[_Evaluated] = []
+        # Budget spent, in evaluations of the loss with its gradient.
+        self.evaluations = 0.0
+        self.ended = "budget spent"
+        self.note = ""
 
     def _flat(self) -> torch.Tensor:
         return torch.cat([p.detach().reshape(-1) for p in self.parameters])
@@ -166,24 +169,8 @@ class _Refiner:
         first_force, _ = force_rmse(self.module, self.valid, self.n_elements, self.device)
         best_score, best = first_force, snapshot(self.module)
         records: list[dict[str, Any]] = []
-        optimizer, restarted, ended = self._optimizer(), False, "budget spent"
-        while self.evaluations < self.config.evaluations:
-            before, good = self.evaluations, snapshot(self.module)
-            try:
-                optimizer.step(self._closure)
-                loss = self._closure()
-            except _BudgetSpentError:
-                loss = self._lowest_known()
-            if not math.isfinite(loss) or not bool(torch.isfinite(self._flat()).all()):
-                if restarted:
-                    ended = "loss not finite twice"
-                    break
-                self._restart(good)
-                optimizer, restarted = self._optimizer(), True
-                continue
-            if self.evaluations == before and records:
-                ended = "no further decrease along the search direction"
-                break
+        steps = {"lbfgs": self._lbfgs, "lm": self._levenberg_marquardt}[self.config.method]
+        for loss in steps():
             force, energy = force_rmse(self.module, self.valid, self.n_elements, self.device)
             if force < best_score:
                 best_score, best = force, snapshot(self.module)
@@ -196,14 +183,61 @@ class _Refiner:
                 "valid_force_rmse_meV_per_A": force,
                 "valid_energy_rmse_meV_per_atom": energy,
                 "wall_s": time.perf_counter() - begun,
-                "gradient_equivalents": float(self.evaluations),
+                "gradient_equivalents": self.evaluations,
             }
             records.append(record)
             if progress is not None:
                 progress(record)
-        return self._result(
-            best, best_score, first_force, records, ended, time.perf_counter() - begun
+        wall_s = time.perf_counter() - begun
+        return self._result(best, best_score, first_force, records, wall_s)
+
+    def _lbfgs(self) -> Iterator[float]:
+        """Yield the loss after each iteration."""
+        parts = chunks(self.graphs, self.config.batch_atoms)
+        self.batches = [collate(part, self.n_elements, self.device) for part in parts]
+        optimizer, restarted, first = self._optimizer(), False, True
+        while self.evaluations < self.config.evaluations:
+            before, good = self.evaluations, snapshot(self.module)
+            try:
+                optimizer.step(self._closure)
+                loss = self._closure()
+            except _BudgetSpentError:
+                loss = self._lowest_known()
+            if not math.isfinite(loss) or not bool(torch.isfinite(self._flat()).all()):
+                if restarted:
+                    self.ended = "loss not finite twice"
+                    break
+                self._restart(good)
+                optimizer, restarted = self._optimizer(), True
+                continue
+            if self.evaluations == before and not first:
+                self.ended = "no further decrease along the search direction"
+                break
+            first = False
+            yield loss
+
+    def _levenberg_marquardt(self) -> Iterator[float]:
+        """Yield the loss after each accepted step."""
+        config = self.config
+        problem = Residuals(
+            self.module, self.graphs, self.loss, self.n_elements, self.device, config.batch_atoms
         )
+        optimizer = LevenbergMarquardt(
+            problem,
+            LMSettings(
+                budget=config.evaluations,
+                damping=config.damping,
+                proximal=config.proximal,
+                scaling=config.scaling,
+                jacobian_bytes=1e9 * config.jacobian_GB,
+                products=config.products,
+            ),
+        )
+        self.note = optimizer.note
+        for loss in optimizer.steps():
+            self.evaluations = optimizer.spent
+            yield loss
+        self.evaluations, self.ended = optimizer.spent, optimizer.ended
 
     def _lowest_known(self) -> float:
         """End an interrupted line search at the best point that it evaluated."""
@@ -222,7 +256,6 @@ class _Refiner:
         score: float,
         first: float,
         records: list[dict[str, Any]],
-        ended: str,
         wall_s: float,
     ) -> Checkpoint:
         restore(self.module, best)
@@ -230,8 +263,9 @@ class _Refiner:
             "accepted": score < first,
             "valid_force_rmse_meV_per_A": score,
             "valid_force_rmse_before_meV_per_A": first,
-            "ended": ended,
-            "gradient_equivalents": float(self.evaluations),
+            "ended": self.ended,
+            **({"note": self.note} if self.note else {}),
+            "gradient_equivalents": self.evaluations,
             "wall_s": wall_s,
             "history": records,
             "before": dict(self.checkpoint.metrics),
