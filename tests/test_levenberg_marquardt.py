@@ -18,6 +18,7 @@ from ase_finetune import RefineConfig, Splits, finetune, refine
 from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.cli import app
 from ase_finetune.cli_options import resolve
+from ase_finetune.errors import ConfigError
 from ase_finetune.evaluate import predict_frames
 from ase_finetune.fast_mace import accelerate
 from ase_finetune.gauss_newton import KrylovSpace, SecantModel
@@ -390,6 +391,14 @@ def test_a_proximal_term_keeps_the_weights_near(splits, tuned):
         )
 
     assert 0 < distance(10.0) < distance(0.0)
+
+
+@pytest.mark.parametrize(
+    "values", [{"damping": 0.0}, {"scaling": 1.1}, {"products": 0}, {"jacobian_GB": -1.0}]
+)
+def test_bad_settings(values):
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        RefineConfig(method="lm", **values)
 
 
 def test_recipes_and_the_command_take_the_method(splits, tuned, tmp_path):
