@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "mo": "systems.mo",
     "acetylacetone": "systems.acetylacetone",
+    "mos2": "systems.mos2",
 }
 
 __all__ = [

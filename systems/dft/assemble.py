@@ -114,7 +114,7 @@ def assemble(name: str, path: Path | None = None) -> Path:
         atoms = frames[key].copy()
         for dropped in DROPPED:
             atoms.info.pop(dropped, None)
-        if not recipe.stress:
+        if not recipe.stress or atoms.info["config_type"] == FREE_ATOM:
             atoms.info.pop("REF_stress", None)
         atoms.info["split"] = split_of(atoms, recipe)
         stored.append(atoms)
