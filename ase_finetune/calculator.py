@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ase import Atoms
 from ase.calculators.calculator import (
     Calculator,
@@ -22,6 +23,7 @@ from ase_finetune.evaluate import chunks, resolve_device
 from ase_finetune.graphs import build_graph, collate, predict
 
 _PROPERTIES = ["energy", "free_energy", "energies", "forces", "stress"]
+_SPREADS = {"energy_var": "energy", "forces_var": "forces"}
 
 
 class FineTunedCalculator(Calculator):
@@ -33,7 +35,10 @@ class FineTunedCalculator(Calculator):
     Parameters
     ----------
     checkpoint
-        A checkpoint folder, or a :class:`~ase_finetune.checkpoint.Checkpoint`.
+        A checkpoint folder, ``seed``, or a :class:`~ase_finetune.checkpoint.Checkpoint`. Several
+        in a list or tuple are a committee: its results are the mean of its members', and
+        ``energy_var`` (eV^2) and ``forces_var`` ((eV/A)^2, shape (N, 3)) their population
+        variance.
     device
         ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
     dtype
@@ -51,7 +56,7 @@ class FineTunedCalculator(Calculator):
 
     def __init__(
         self,
-        checkpoint: str | Path | Checkpoint,
+        checkpoint: str | Path | Checkpoint | Sequence[str | Path | Checkpoint],
         device: str = "cpu",
         dtype: str = "float64",
         accelerate: bool = True,
@@ -60,17 +65,28 @@ class FineTunedCalculator(Calculator):
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
         if dtype not in DTYPES:
             raise ConfigError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
-        self.implemented_properties = list(_PROPERTIES)
-        loaded = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
-        self.checkpoint = loaded
+        given: Any = checkpoint if isinstance(checkpoint, (list, tuple)) else [checkpoint]
+        if not given:
+            raise ConfigError("There is no checkpoint to attach; give one or more.")
+        self.checkpoints = [c if isinstance(c, Checkpoint) else Checkpoint.load(c) for c in given]
+        self.implemented_properties = [*_PROPERTIES, *(_SPREADS if len(given) > 1 else ())]
         self.device = resolve_device(device)
         self.dtype = dtype
         self.parameters.update(device=device, dtype=dtype, accelerate=accelerate)
-        if not isinstance(checkpoint, Checkpoint):
-            self.parameters.update(checkpoint=str(Path(checkpoint).resolve()))
-        self._module = loaded.module(dtype, self.device, accelerate=accelerate)
-        for parameter in self._module.parameters():
-            parameter.requires_grad_(False)
+        paths = [_location(c) for c in given if not isinstance(c, Checkpoint)]
+        if len(paths) == len(given):
+            self.parameters.update(checkpoint=paths if len(paths) > 1 else paths[0])
+        self._modules = [
+            c.module(dtype, self.device, accelerate=accelerate) for c in self.checkpoints
+        ]
+        for module in self._modules:
+            for parameter in module.parameters():
+                parameter.requires_grad_(False)
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint, of a committee the first."""
+        return self.checkpoints[0]
 
     def calculate(
         self,
@@ -103,15 +119,29 @@ class FineTunedCalculator(Calculator):
         -------
         list of dict
             For each: ``energy``, ``free_energy`` (eV), ``energies`` (N,), ``forces`` (N, 3) and,
-            with a full cell, ``stress`` (6,).
+            with a full cell, ``stress`` (6,); of a committee ``energy_var`` and ``forces_var``.
         """
-        numbers, r_max = self.checkpoint.numbers, self.checkpoint.r_max
-        E0s = self.checkpoint.E0s
+        members = [
+            self._evaluate(checkpoint, module, configurations, batch_atoms)
+            for checkpoint, module in zip(self.checkpoints, self._modules, strict=True)
+        ]
+        if len(members) == 1:
+            return members[0]
+        return [_mean_and_spread(results) for results in zip(*members, strict=True)]
+
+    def _evaluate(
+        self,
+        checkpoint: Checkpoint,
+        module: torch.nn.Module,
+        configurations: Sequence[Atoms],
+        batch_atoms: int,
+    ) -> list[dict[str, Any]]:
+        numbers, r_max, E0s = checkpoint.numbers, checkpoint.r_max, checkpoint.E0s
         graphs = [build_graph(a, numbers, r_max, dtype=DTYPES[self.dtype]) for a in configurations]
         results: list[dict[str, Any]] = []
         for part in chunks(graphs, batch_atoms):
             batch = collate(part, len(numbers), self.device)
-            out = predict(self._module, batch, stress=True)
+            out = predict(module, batch, stress=True)
             assert out.stress is not None
             first = 0
             for i, graph in enumerate(part):
@@ -130,6 +160,20 @@ class FineTunedCalculator(Calculator):
                 results.append(result)
                 first = last
         return results
+
+
+def _mean_and_spread(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the mean of what the members of a committee say, and the variance of some."""
+    joined: dict[str, Any] = {
+        key: np.mean([result[key] for result in results], axis=0) for key in results[0]
+    }
+    for spread, key in _SPREADS.items():
+        joined[spread] = np.var([result[key] for result in results], axis=0)
+    return {key: float(v) if np.ndim(v) == 0 else v for key, v in joined.items()}
+
+
+def _location(path: str | Path) -> str:
+    return "seed" if str(path) == "seed" else str(Path(path).resolve())
 
 
 register_calculator_class("ase_finetune", FineTunedCalculator)

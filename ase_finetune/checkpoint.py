@@ -33,6 +33,7 @@ from ase_finetune.errors import CheckpointError
 from ase_finetune.fast_mace import accelerated
 from ase_finetune.graphs import build_graph, collate, predict
 
+SEED = Path(__file__).parent / "foundations" / "seed"  # bundled
 FORMAT = "ase-finetune checkpoint"
 FORMAT_VERSION = 1
 _PACKAGES = ("ase-finetune", "torch", "mace-torch", "e3nn", "ase", "matscipy", "numpy")
@@ -209,7 +210,7 @@ class Checkpoint:
         Parameters
         ----------
         path
-            The folder that :meth:`save` wrote.
+            The folder that :meth:`save` wrote, or ``seed`` for the bundled model.
 
         Raises
         ------
@@ -217,7 +218,7 @@ class Checkpoint:
             If it is absent, damaged, foreign, of a newer format, or gives other energies here
             than where it was written.
         """
-        folder = Path(path)
+        folder = SEED if str(path) == "seed" else Path(path)
         document = _read_document(folder)
         try:
             payload = (folder / "model.safetensors").read_bytes()

@@ -262,9 +262,8 @@ def _frames(data: list[Path] | None, system: str | None, keys: Keys) -> dict[str
 
 def _load(checkpoint: str) -> Any:
     from ase_finetune.checkpoint import Checkpoint
-    from ase_finetune.foundations import SEED
 
-    return Checkpoint.load(SEED if checkpoint == "seed" else checkpoint)
+    return Checkpoint.load(checkpoint)
 
 
 @app.command()
@@ -274,7 +273,7 @@ def refine(
     data: TrainFile = None,
     valid: ValidFile = None,
     system: SystemName = None,
-    method: Annotated[str, typer.Option(help="lbfgs")] = "lbfgs",
+    method: Annotated[str, typer.Option(help="lbfgs or lm (Levenberg-Marquardt).")] = "lbfgs",
     evaluations: Annotated[int, typer.Option(help="Budget of full-batch gradients.")] = 80,
     history: Annotated[int, typer.Option(help="Pairs that L-BFGS keeps.")] = 20,
     proximal: Annotated[
@@ -291,7 +290,7 @@ def refine(
     accelerate: Accelerate = True,
     as_json: Json = False,
 ) -> None:
-    """Refine a checkpoint by full-batch L-BFGS, accepted only if validation improves."""
+    """Refine a checkpoint by L-BFGS or Levenberg-Marquardt, kept only if validation improves."""
     from ase_finetune.config import RefineConfig
     from ase_finetune.refinement import refine as refine_checkpoint
     from ase_finetune.terminal import TerminalReporter

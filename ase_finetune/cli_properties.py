@@ -65,8 +65,10 @@ def any_calculator(spec: str, arguments: str | None, device: str) -> Any:
     """
     keywords = _keywords(arguments)
     kind, _, rest = spec.partition(":")
+    if device != "cpu" and kind != "mace":
+        raise ConfigError("--device applies to checkpoints and mace:PATH; use --calculator-args.")
     if kind == "mace" and rest:
-        return _mace(Path(rest), {"device": device, "default_dtype": "float64", **keywords})
+        return _mace(Path(rest), {"default_dtype": "float64", **_device(device), **keywords})
     factory = _imported(kind, rest) if rest else _of_ase(spec)
     try:
         return factory(**keywords)
@@ -99,19 +101,28 @@ def compute(
     folder = ResultFolder(out or Path(), {"system": system.name, "calculator": origin})
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-
-    def keep(result: Any) -> None:
-        folder.add_quantities(stage, result.quantities(stage), system)
-        if out is not None:
-            folder.draw(result, stage, system)
-            folder.write()
+        if any((out / name).exists() for name in ("results.json", "figures")):
+            raise ConfigError(f"{out} already holds results; choose another --out.")
 
     with TerminalReporter() as reporter:
+
+        def keep(result: Any) -> None:
+            if out is not None:
+                folder.keep(result, stage, system, reporter)
+            else:
+                folder.add_quantities(stage, result.quantities(stage), system)
+
         _, failures = compute_properties(system, calculator, names, reporter, stage, keep)
     folder.results["failures"][stage] = failures
     if out is not None:
         folder.write()
     return {key: value for key, value in folder.results.items() if value}, failures
+
+
+def _device(name: str) -> dict[str, str]:
+    from ase_finetune.evaluate import resolve_device
+
+    return {"device": str(resolve_device(name))}
 
 
 def _keywords(arguments: str | None) -> dict[str, Any]:

@@ -145,8 +145,18 @@ class ResultFolder:
                 key = "reference" if reference.default else f"reference:{reference.label}"
                 self.curves.setdefault(key, {})[reference.name] = _curve(reference.value)
 
-    def draw(self, result: Any, label: str, system: System, into: str = "figures") -> None:
-        """Write the figures of one result as PNG files into a folder of this folder."""
+    def keep(
+        self, result: Any, stage: str, system: System, reporter: Reporter, into: str = "figures"
+    ) -> None:
+        """Add one result, write all results, and draw it into a folder of this folder."""
+        self.add_quantities(stage, result.quantities(stage), system)
+        self.write()
+        try:
+            self._draw(result, stage, system, into)
+        except (PropertyError, ValueError, OSError) as error:
+            reporter.note(f"{stage}: no picture of a {type(result).__name__}: {error}")
+
+    def _draw(self, result: Any, label: str, system: System, into: str) -> None:
         from ase_finetune.report_figures import PICTURE_DPI
         from properties.figures import figures
 
@@ -246,8 +256,9 @@ def compute_properties(
     for name in names:
         try:
             result = system.compute(name, calculator, reporter.steps(f"{source}: {name}"))
-        except (PropertyError, ArithmeticError, RuntimeError, np.linalg.LinAlgError) as error:
-            # A poor model may break any solver; the run goes on and the reason stays in sight.
+        except Exception as error:
+            # A poor model may break any solver, and anybody's calculator may raise anything; the
+            # run goes on and the reason stays in sight.
             failures[name] = f"{type(error).__name__}: {error}"
             reporter.note(f"{source}: no {name}: {error}")
             continue
@@ -348,15 +359,14 @@ def run_job(
             calculator = FineTunedCalculator(
                 checkpoint, device=config.device, accelerate=config.accelerate
             )
-            found, failures = compute_properties(
+            _, failures = compute_properties(
                 system,
                 calculator,
                 properties,
                 reporter,
                 stage,
-                lambda result: folder.draw(result, stage, system, f"figures/{stage}"),
+                lambda result: folder.keep(result, stage, system, reporter, f"figures/{stage}"),
             )
-            folder.add_quantities(stage, found, system)
             folder.results["failures"][stage] = failures
         folder.write()
 

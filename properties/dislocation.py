@@ -17,7 +17,7 @@ from properties.quantity import Curve, Quantity
 from properties.relaxation import relax
 
 NUDGE = 1 / 12  # b, of the core atoms along the line at the start
-VACUUM = 10.0  # A, around the cylinder, so that its images do not interact
+VACUUM = 10.0  # A, added to the cell across the line, for calculators that need the room
 MIN_MOBILE_RADIUS = 8.0  # A
 
 
@@ -120,8 +120,9 @@ def screw_dislocation(
     radius : float
         A, of the cylinder.
     fix_width : float
-        A, thickness of the held shell. It must exceed the range of the calculator, which for a
-        message-passing model is its cutoff times its layers, lest mobile atoms feel the surface.
+        A, thickness of the held shell, beyond which mobile atoms must not feel the surface. A
+        force reaches up to twice the range of an atom's energy, which for a message-passing model
+        is its cutoff times its layers; the last part of it hardly counts. Try a larger one.
     fmax : float
         Convergence, eV/A.
     max_steps : int
@@ -181,7 +182,11 @@ def screw_dislocation(
     differential = _wrapped(along[pairs[:, 1]] - along[pairs[:, 0]])
     core = list(_core_triangle(bulk, pairs, along, mobile))
     centroid = bulk.positions[core, :2].mean(axis=0)
-    beyond = (relaxed.positions[core, 2] - elastic.positions[core, 2]) / burgers
+    # Of a dislocation where the core is now; it may have glided.
+    here = builder.displacements(
+        bulk.positions, np.append(centroid, 0.0), method="adsl", verbose=False
+    )
+    beyond = along[core] - here[core, 2] / burgers
     disturbed = ~bcc_mask(relaxed)
     return ScrewResult(
         a0=a0,

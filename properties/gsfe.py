@@ -47,6 +47,10 @@ class GSFEResult:
         A, length of one period: the shortest lattice vector along `direction`.
     area : float
         A^2 of the fault in the cell.
+    c0 : float or None
+        A, height of the cell of an hcp crystal.
+    cut : int
+        Which gap between atomic planes was cut (`slip_geometry`).
     n_planes : int
         Lattice planes per fault.
     x : ndarray, shape (n,)
@@ -69,6 +73,8 @@ class GSFEResult:
     a0: float
     burgers: float
     area: float
+    c0: float | None
+    cut: int
     n_planes: int
     x: NDArray[np.float64]
     gamma: NDArray[np.float64]
@@ -79,8 +85,12 @@ class GSFEResult:
 
     @property
     def label(self) -> str:
-        """Family of the plane and mode, for example ``"110_rigid"``."""
-        return "".join(str(abs(i)) for i in self.plane) + f"_{self.mode}"
+        """Plane and mode, for example ``"110_rigid"``; of hcp crystals direction and cut too."""
+        plane = "".join(str(abs(i)) for i in self.plane)
+        if self.c0 is None:
+            return f"{plane}_{self.mode}"
+        direction = "".join(str(abs(i)) for i in self.direction)
+        return f"{plane}_{direction}_cut{self.cut}_{self.mode}"
 
     def curve(self, source: str) -> Curve:
         """Return gamma in J/m^2 over the displacement in units of b."""
@@ -219,6 +229,8 @@ def gsfe_curve(
         a0=a0,
         burgers=geometry.burgers,
         area=geometry.area,
+        c0=c0,
+        cut=cut,
         n_planes=n_planes,
         x=x,
         gamma=gamma,

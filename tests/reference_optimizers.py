@@ -85,19 +85,23 @@ def muon(w, g, kept, lr, decay, momentum=0.95, betas=(0.9, 0.999), eps=1e-8):
 def soap(w, g, kept, lr, decay, betas=(0.95, 0.95), eps=1e-8, beta=0.95, refresh=10):
     if w.ndim != 2 or min(w.shape) < 2:
         return adamw(w, g, kept, lr, decay, betas, eps)
-    kept["t"] = t = kept.get("t", 0) + 1
-    kept["m"] = betas[0] * kept.get("m", 0.0) + (1 - betas[0]) * g
+    new = w - lr * decay * w
+    kept.setdefault("t", 0)
+    if "QL" in kept:
+        kept["t"] = t = kept["t"] + 1
+        left, right = kept["QL"], kept["QR"]
+        kept["m"] = betas[0] * kept.get("m", 0.0) + (1 - betas[0]) * g
+        kept["v"] = betas[1] * kept.get("v", 0.0) + (1 - betas[1]) * (left.T @ g @ right) ** 2
+        turned = left.T @ kept["m"] @ right / (1 - betas[0] ** t)
+        step = turned / (np.sqrt(kept["v"] / (1 - betas[1] ** t)) + eps)
+        new = new - lr * left @ step @ right.T
     for side, product in (("L", g @ g.T), ("R", g.T @ g)):
         kept[side] = beta * kept.get(side, 0.0) + (1 - beta) * product
-        if t == 1:
+        if "Q" + side not in kept:
             kept["Q" + side] = np.linalg.eigh(kept[side])[1]
-        elif t % refresh == 0:
+        elif kept["t"] % refresh == 0:
             kept["Q" + side] = np.linalg.qr(kept[side] @ kept["Q" + side])[0]
-    left, right = kept["QL"], kept["QR"]
-    kept["v"] = betas[1] * kept.get("v", 0.0) + (1 - betas[1]) * (left.T @ g @ right) ** 2
-    turned = left.T @ kept["m"] @ right / (1 - betas[0] ** t)
-    step = turned / (np.sqrt(kept["v"] / (1 - betas[1] ** t)) + eps)
-    return w - lr * decay * w - lr * left @ step @ right.T
+    return new
 
 
 RULES = {

@@ -171,3 +171,41 @@ def test_relaxation_runs_and_parameters_serialize(calc, tmp_path):
     assert atoms.get_potential_energy() < before
     saved = calc.checkpoint.save(tmp_path / "ckpt")
     json.dumps(FineTunedCalculator(saved).todict())
+
+
+def test_the_bundled_seed_by_name():
+    calc = FineTunedCalculator("seed")
+    assert calc.checkpoint.stage == "zero_shot"
+    assert calc.todict()["checkpoint"] == "seed"
+    assert calc.implemented_properties == [
+        "energy", "free_energy", "energies", "forces", "stress",
+    ]  # fmt: skip
+
+
+def test_a_committee_gives_mean_and_variance(calc):
+    other = FineTunedCalculator(
+        Checkpoint.from_module(
+            random_mace("MP-0", [8, 42]), {8: -431.0, 42: -4.0}, stage="finetuned", foundation={}
+        )
+    )
+    committee = FineTunedCalculator([calc.checkpoint, other.checkpoint])
+    atoms = crystal()
+    alone = [one.evaluate_batch([atoms])[0] for one in (calc, other)]
+    atoms.calc = committee
+    for key, method in (
+        ("energy", atoms.get_potential_energy),
+        ("forces", atoms.get_forces),
+        ("stress", atoms.get_stress),
+        ("energies", atoms.get_potential_energies),
+    ):
+        expected = 0.5 * (alone[0][key] + alone[1][key])
+        np.testing.assert_allclose(method(), expected, rtol=1e-12, atol=1e-14)
+    for spread, key in (("energy_var", "energy"), ("forces_var", "forces")):
+        expected = 0.25 * (alone[0][key] - alone[1][key]) ** 2
+        np.testing.assert_allclose(committee.get_property(spread, atoms), expected, rtol=1e-9)
+    same = FineTunedCalculator((calc.checkpoint, calc.checkpoint))
+    assert same.get_property("energy_var", atoms) == 0.0
+    with pytest.raises(ConfigError, match="one or more"):
+        FineTunedCalculator([])
+    with pytest.raises(PropertyNotImplementedError):
+        calc.get_property("energy_var", atoms)

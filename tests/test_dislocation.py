@@ -47,9 +47,10 @@ def test_bcc_mask_refuses_what_is_no_crystal(atoms, word):
 
 
 def test_core_of_the_published_potential(found):
-    """Easy core, degenerate: for this potential of Mo the core spreads on three {110} planes.
+    """Easy core, degenerate: it spreads on three {110} planes.
 
-    M. S. Duesbery and V. Vitek, Acta Mater. 46, 1481 (1998), find so too.
+    M. S. Duesbery and V. Vitek, Acta Mater. 46, 1481 (1998), find so for Finnis-Sinclair
+    potentials of Mo.
     """
     assert found.kind == "easy"
     assert found.glide == pytest.approx(0.0, abs=1e-6)
@@ -92,6 +93,34 @@ def test_larger_cylinder_gives_the_same_core(found):
     assert len(larger.mobile) > 1.5 * len(found.mobile)
     assert larger.polarity == pytest.approx(found.polarity, abs=2e-3)
     assert larger.kind == found.kind
+
+
+@pytest.mark.parametrize("steps", [0, 1, -1])
+def test_a_core_that_glided_is_measured_where_it_is(found, monkeypatch, steps):
+    """A symmetric core one valley further has polarity 0 there and tells how far it went."""
+    from matscipy.dislocation import BCCScrew111Dislocation
+
+    from properties import dislocation
+    from properties.relaxation import Relaxation
+
+    c11, c12, c44 = CONSTANTS
+    builder = BCCScrew111Dislocation(A0, C11=c11, C12=c12, C44=c44, symbol="Mo")
+    center = np.append(found.core_center, 0.0)
+    center[0] += steps * builder.glide_distance
+
+    def glided(start, calc, **settings):
+        moved = start.copy()
+        moved.set_constraint()
+        moved.positions = found.bulk.positions + builder.displacements(
+            found.bulk.positions, center, method="adsl", verbose=False
+        )
+        return Relaxation(moved, 0, 0.0)
+
+    monkeypatch.setattr(dislocation, "relax", glided)
+    result = screw_dislocation("Mo", A0, CONSTANTS, FinnisSinclair())
+    assert result.glide == pytest.approx(abs(steps) * builder.glide_distance, abs=1e-6)
+    assert result.kind == "easy"
+    assert result.polarity == pytest.approx(0.0, abs=1e-4)
 
 
 def test_no_core_is_an_error(found):

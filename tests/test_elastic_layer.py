@@ -65,7 +65,7 @@ def test_height_of_the_cell_does_not_matter():
 
 
 def test_slab_has_the_layer_modulus_of_its_equation_of_state():
-    """A dilation of both directions costs (C11 + C12) / 2 per squared strain and area."""
+    """A dilation of both directions costs C11 + C12 per squared strain and area."""
     slab = fcc111("Cu", (1, 1, 3), a=3.59, vacuum=6.0)
     slab.pbc = True
     found = layer_elastic_tensor(slab, EMT())

@@ -98,7 +98,8 @@ def test_basal_curve_is_periodic_and_the_other_cut_mirrors_it(mode):
     assert found.gamma[[0, -1]] == pytest.approx([0, 0], abs=1e-4)
     assert min(abs(found.gamma[4]), abs(found.gamma[8])) < 0.05
     assert max(found.gamma[4], found.gamma[8]) > 0.3
-    assert found.label == f"0001_{mode}"
+    assert found.label == f"0001_1010_cut0_{mode}"
+    assert other.label != found.label
 
 
 def test_prismatic_slip_is_symmetric():

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from ase_finetune.architecture import DTYPES, describe, prune, single_head
-from ase_finetune.checkpoint import Checkpoint
+from ase_finetune.checkpoint import SEED, Checkpoint
 from ase_finetune.errors import CheckpointError, FoundationError
 from ase_finetune.graphs import build_graph, collate, predict
 
-SEED = Path(__file__).parent / "seed"
+__all__ = ["SEED", "Foundation", "foundation_names", "load_foundation"]
+
 _OFF = ("small_off", "medium_off", "large_off")
 
 

@@ -238,6 +238,8 @@ def _made(
     made: Any = row.load()
     optimizer: torch.optim.Optimizer = made(parameters, weight_decay=weight_decay, **keywords)
     if row.averages:
+        if not min(g["betas"][0] for g in optimizer.param_groups) > 0.0:
+            raise ValueError("the first of betas must be above 0")
         optimizer.train()  # type: ignore[attr-defined]
     return optimizer
 

@@ -21,7 +21,7 @@ class Muon(MatrixOptimizer):
 
     The step of a matrix is scaled to the root mean square that steps of Adam have, as in J. Liu
     et al., arXiv 2502.16982, so that matrices and the rest of the weights share a learning rate.
-    Everything is in the precision of the weights.
+    Everything is in the precision of the weights. A matrix whose gradient is zero stays.
 
     Parameters
     ----------
@@ -85,7 +85,10 @@ class Muon(MatrixOptimizer):
         for block in blocks:
             matrices = orthogonalized(block.view(source), group["iterations"])
             scale = RMS_OF_ADAM * max(matrices.shape[1:]) ** 0.5
-            block.view(target).copy_(scale * matrices)
+            # Without a scale of its own the step would not fade: a matrix without a gradient, as
+            # of an element that the batch lacks, stays.
+            moving = block.view(gradient.reshape(-1)).flatten(1).any(dim=1)[:, None, None]
+            block.view(target).copy_(scale * matrices * moving)
         return direction
 
 

@@ -17,7 +17,9 @@ class Soap(MatrixOptimizer):
 
     For each matrix G of gradients, L and R average ``G G^T`` and ``G^T G``; their eigenbases are
     followed by one power iteration with QR every ``refresh`` steps. Adam's second moment lives in
-    that basis, its first one in the original. The first step is not skipped.
+    that basis, its first one in the original. A gradient steps in the basis of those before it,
+    so the first one only makes a basis: in its own it is diagonal but for rounding, which Adam's
+    ratio would blow up to the size of a step.
 
     Parameters
     ----------
@@ -75,26 +77,28 @@ class Soap(MatrixOptimizer):
             state["exp_avg_sq"] = torch.zeros_like(flat)
             for side in ("left", "right"):
                 state[side], state[f"{side}_basis"] = [], []
-        state["step"] += 1
-        step, (beta1, beta2) = state["step"], group["betas"]
-        first = state["exp_avg"].lerp_(flat, 1.0 - beta1)
-        direction = torch.empty_like(flat)
+        direction = torch.zeros_like(flat)
+        if state["left"]:
+            state["step"] += 1
+            step, (beta1, beta2) = state["step"], group["betas"]
+            first = state["exp_avg"].lerp_(flat, 1.0 - beta1)
+            for i, block in enumerate(blocks):
+                left, right = state["left_basis"][i], state["right_basis"][i]
+                turned = left.mT @ block.view(flat) @ right
+                second = block.view(state["exp_avg_sq"])
+                second.mul_(beta2).addcmul_(turned, turned, value=1.0 - beta2)
+                scale = (second / (1.0 - beta2**step)).sqrt_().add_(group["eps"])
+                moment = left.mT @ block.view(first) @ right / (1.0 - beta1**step)
+                block.view(direction).copy_(left @ (moment / scale) @ right.mT)
         for i, block in enumerate(blocks):
-            matrices = block.view(flat)
-            left, right = self._bases(state, i, matrices, group)
-            turned = left.mT @ matrices @ right
-            second = block.view(state["exp_avg_sq"])
-            second.mul_(beta2).addcmul_(turned, turned, value=1.0 - beta2)
-            scale = (second / (1.0 - beta2**step)).sqrt_().add_(group["eps"])
-            moment = left.mT @ block.view(first) @ right / (1.0 - beta1**step)
-            block.view(direction).copy_(left @ (moment / scale) @ right.mT)
+            self._advance(state, i, block.view(flat), group)
         return direction.view_as(gradient)
 
     @staticmethod
-    def _bases(
+    def _advance(
         state: dict[str, Any], i: int, matrices: torch.Tensor, group: dict[str, Any]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Advance the averages of one block and return its eigenbases."""
+    ) -> None:
+        """Take a gradient into the averages of one block, and follow their eigenbases."""
         products = {"left": matrices @ matrices.mT, "right": matrices.mT @ matrices}
         for side, product in products.items():
             averages, bases = state[side], state[f"{side}_basis"]
@@ -105,4 +109,3 @@ class Soap(MatrixOptimizer):
             averages[i].lerp_(product, 1.0 - group["shampoo_beta"])
             if state["step"] % group["refresh"] == 0:
                 bases[i] = torch.linalg.qr(averages[i] @ bases[i])[0]
-        return state["left_basis"][i], state["right_basis"][i]

@@ -5,8 +5,9 @@
 Both get the bundled seed in float64, the same relaxed crystals, the same strain and displacement
 amplitudes and the same convergence of forces; each runs in a process of its own with one thread.
 Ours makes 35 strained cells for the elastic tensor (twice fitted, with and without symmetry),
-matcalc 25. The phonons hold bands, density of states and thermal properties in both, symfc's force
-constants and irreducible representations in ours alone. Prints one JSON line for each property; a
+matcalc 25. The phonons hold a mesh and thermal properties in both, and in ours alone bands, density
+of states, symfc's force constants and irreducible representations. matcalc relaxes the vacuum of
+the layer as well. Prints one JSON line for each property; a
 ratio above 1 means that ours is faster. Run it on an idle machine.
 """
 
