@@ -14,6 +14,7 @@ _MODULES = {
     "mo": "systems.mo",
     "acetylacetone": "systems.acetylacetone",
     "mos2": "systems.mos2",
+    "water_graphene": "systems.water_graphene",
 }
 
 __all__ = [
