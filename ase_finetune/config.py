@@ -142,23 +142,21 @@ class TrainConfig:
             _mapping(name, getattr(self, name))
         check_optimizer(self.optimizer, self.optimizer_options)
         row = optimizer_info(self.optimizer)
-        # Frozen: the settings that are recorded are those that were used.
-        if self.warmup_fraction is None:
-            object.__setattr__(self, "warmup_fraction", row.warmup_fraction)
-        if self.ema_decay is None:
-            object.__setattr__(self, "ema_decay", 0.0 if row.averages else EMA_DECAY)
-        if row.averages and (self.ema_decay or self.schedule != "constant"):
-            raise ConfigError(
-                f"{self.optimizer} averages its weights and needs no schedule; set ema_decay to 0 "
-                "and schedule to constant."
-            )
+        for wrong, change in (
+            (self.ema_decay, "ema_decay to 0"),
+            (self.schedule != "constant", "schedule to constant"),
+        ):
+            if row.averages and wrong:
+                raise ConfigError(
+                    f"{self.optimizer} averages its weights and needs no schedule; set {change}."
+                )
         if self.lr is not None:
             _number("lr", self.lr, 1e-12)
         if self.architecture and self.foundation != "scratch":
             raise ConfigError("architecture applies to foundation 'scratch' only.")
         _number("weight_decay", self.weight_decay, 0.0)
         _choose("schedule", self.schedule, SCHEDULES)
-        _number("warmup_fraction", self.warmup_fraction, 0.0, 1.0)
+        _number("warmup_fraction", self.warmup, 0.0, 1.0)
         for name in ("epochs", "batch_size"):
             _whole(name, getattr(self, name), 1)
         for name in ("patience", "seed"):
@@ -174,12 +172,36 @@ class TrainConfig:
             _choose("E0s", self.E0s, E0_MODES)
         else:
             _mapping("E0s", self.E0s)
-        _number("ema_decay", self.ema_decay, 0.0, 0.999999)
+        _number("ema_decay", self.averaging, 0.0, 0.999999)
         _number("clip", self.clip, 0.0)
         _choose("default_dtype", self.default_dtype, DTYPE_NAMES)
         _flag("accelerate", self.accelerate)
         if self.device.split(":")[0] not in ("cpu", "cuda", "auto"):
             raise ConfigError(f"device is {self.device!r}; choose cpu, cuda, cuda:N or auto.")
+
+    def resolved(self) -> dict[str, Any]:
+        """Return all settings as they are used, with what the optimizer decides filled in."""
+        return {
+            **dataclasses.asdict(self),
+            "warmup_fraction": self.warmup,
+            "ema_decay": self.averaging,
+        }
+
+    @property
+    def warmup(self) -> float:
+        """Share of the steps spent warming up."""
+        from ase_finetune.optimizers import optimizer_info
+
+        own = optimizer_info(self.optimizer).warmup_fraction
+        return own if self.warmup_fraction is None else self.warmup_fraction
+
+    @property
+    def averaging(self) -> float:
+        """Decay of the moving average, 0 for none."""
+        from ase_finetune.optimizers import optimizer_info
+
+        own = 0.0 if optimizer_info(self.optimizer).averages else EMA_DECAY
+        return own if self.ema_decay is None else self.ema_decay
 
 
 @dataclass(frozen=True)

@@ -318,7 +318,7 @@ def run_job(
     notes = [start.E0s.note + ".", *data_notes(splits, config)]
     for note in notes:
         reporter.note(note)
-    settings = _plain(dataclasses.asdict(config))
+    settings = _plain(config.resolved())
     settings["refine"] = None if refine_config is None else dataclasses.asdict(refine_config)
     write_text(out / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
     folder = ResultFolder(

@@ -89,7 +89,7 @@ def prepare(splits: Splits, config: TrainConfig) -> Start:
         E0.values,
         stage="zero_shot",
         foundation={"name": foundation.name, "sha256": foundation.sha256},
-        config=dataclasses.asdict(config),
+        config=config.resolved(),
         data_hash=splits.data_hash(),
     )
     return Start(checkpoint, E0)
@@ -167,7 +167,7 @@ def _from_scratch(frames: Sequence[Atoms], elements: Sequence[int], config: Trai
         E0.values,
         stage="zero_shot",
         foundation={"name": "scratch", "sha256": ""},
-        config=dataclasses.asdict(config),
+        config=config.resolved(),
         data_hash=None,
     )
     return Start(checkpoint, E0)

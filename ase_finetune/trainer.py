@@ -135,7 +135,7 @@ class _Trainer:
             options=config.optimizer_options,
         )
         self.base_lr = [float(g["lr"]) for g in self.optimizer.param_groups]
-        self.average = MovingAverage(self.module, config.ema_decay) if config.ema_decay else None
+        self.average = MovingAverage(self.module, config.averaging) if config.averaging else None
         self.state = _State()
 
     @property
@@ -240,7 +240,7 @@ class _Trainer:
     def _set_lr(self) -> None:
         config, step = self.config, self.state.step
         total = config.epochs * self.steps_per_epoch
-        warmup = (config.warmup_fraction or 0.0) * total
+        warmup = config.warmup * total
         if step < warmup:
             factor = (step + 1) / (warmup + 1)
         elif config.schedule == "cosine":
@@ -266,16 +266,16 @@ class _Trainer:
             self.start.checkpoint.E0s,
             stage="finetuned",
             foundation=self.start.checkpoint.foundation,
-            config=dataclasses.asdict(self.config),
+            config=self.config.resolved(),
             metrics=metrics,
             data_hash=self.data_hash,
         )
 
     def _identity(self) -> str:
         """What a state must share with the run that continues it."""
-        config = dataclasses.asdict(self.config)
+        config = self.config.resolved()
         # Learning rates that depend on the number of steps fix the number of epochs.
-        fixed = self.config.schedule != "constant" or bool(self.config.warmup_fraction)
+        fixed = self.config.schedule != "constant" or self.config.warmup > 0
         for changeable in ("patience", "device", *(() if fixed else ("epochs",))):
             config.pop(changeable)
         return json.dumps(

@@ -82,7 +82,8 @@ def temperature_statistics(
         To note in the result.
     n_dof : int, optional
         Degrees of freedom; by default three per atom, less those of the constraints, less three
-        if the center of mass rests in all frames although nothing is constrained.
+        if the center of mass rests in all frames although nothing is constrained, less the
+        rotations (three, two for two atoms) of a cluster whose angular momentum is zero in all.
     interval_ps : float, optional
         Between frames; by default what `nvt_trajectory` noted in them.
 
@@ -117,6 +118,7 @@ class Temperatures:
         self.times: list[float] = []
         self.temperatures: list[float] = []
         self.resting = self.free = True
+        self.turning, self.rotations = False, 3
         self.count = 0
 
     def add(self, atoms: Atoms) -> None:
@@ -131,16 +133,27 @@ class Temperatures:
         momenta = atoms.arrays["momenta"]
         total = float(np.abs(momenta.sum(axis=0)).max())
         self.resting &= total <= RESTING * float(np.abs(momenta).sum())
+        self.turning |= atoms.pbc.any() or len(atoms) < 2 or _turns(atoms)
+        self.rotations = 2 if len(atoms) == 2 else 3
 
     def result(self) -> TemperatureStatistics:
         """Return the statistics of what was added."""
         n_dof = self.n_dof
         if n_dof is None:
             n_dof = self.count - (3 if self.resting and self.free else 0)
+            n_dof -= 0 if self.turning else self.rotations
         if n_dof < 1:
             raise StructureError("There are no degrees of freedom to share the kinetic energy.")
         values = np.array(self.temperatures) * (max(1, self.count) / n_dof)
         return temperature_statistics_of(values, np.array(self.times), n_dof, self.target_K)
+
+
+def _turns(atoms: Atoms) -> bool:
+    """Whether the angular momentum about the center of mass is more than rounding."""
+    momenta = atoms.arrays["momenta"]
+    arms = atoms.positions - atoms.get_center_of_mass()
+    size = float((np.linalg.norm(arms, axis=1) * np.linalg.norm(momenta, axis=1)).sum())
+    return float(np.linalg.norm(np.cross(arms, momenta).sum(axis=0))) > RESTING * size
 
 
 def temperature_statistics_of(

@@ -12,7 +12,13 @@ from ase.constraints import FixAtoms, FixBondLengths, FixCartesian, FixCom
 from ase.io.trajectory import Trajectory
 from stiffening_springs import CRYSTAL, Springs
 
-from properties import BlowUpError, CalculatorError, StructureError, nvt_trajectory
+from properties import (
+    BlowUpError,
+    CalculatorError,
+    StructureError,
+    nvt_trajectory,
+    temperature_statistics,
+)
 from properties.nvt_setup import prepare
 
 BONDS = [(0, 1), (0, 2), (1, 2)]
@@ -162,6 +168,10 @@ def test_a_cluster_does_not_turn_and_runs_at_its_target(tmp_path):
     with Trajectory(found.file) as frames:
         last = frames[-1]
     assert np.abs(last.get_angular_momentum()).max() < 1e-8
+    # What the file tells by itself agrees with the run that wrote it.
+    read = temperature_statistics(found.file)
+    assert read.n_dof == 6
+    assert read.mean == pytest.approx(statistics.mean, abs=3 * statistics.mean_error)
 
 
 def test_conserved_energy_fluctuates_with_the_square_of_the_time_step(tmp_path):

@@ -154,8 +154,10 @@ def test_a_second_average_or_a_schedule_is_refused_with_schedulefree(tiny_config
     free = dataclasses.replace(
         tiny_config, optimizer="schedulefree", ema_decay=None, warmup_fraction=None
     )
-    assert free.ema_decay == 0.0
-    assert free.warmup_fraction == 0.05
+    assert free.resolved()["ema_decay"] == 0.0
+    assert free.resolved()["warmup_fraction"] == 0.05
+    back = dataclasses.replace(free, optimizer="adam").resolved()
+    assert (back["ema_decay"], back["warmup_fraction"]) == (0.99, 0.0)
     for change in ({"ema_decay": 0.99}, {"schedule": "cosine"}):
         with pytest.raises(ConfigError, match="averages its weights"):
             dataclasses.replace(free, **change)
