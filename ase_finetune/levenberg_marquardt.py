@@ -28,10 +28,10 @@ from ase_finetune.gauss_newton import KrylovSpace, LeastSquares, SecantModel
 # with the bundled seed, on 32 cells of molybdenum and on 71 molecules of 15 atoms: see
 # examples/benchmarks/refinement.py. A row holds its share of the Gram matrix; a step holds the
 # evaluation and the products with the stored Jacobian.
-ROW_COST = 1.4  # of one frame's share of a gradient
-STEP_COST = 0.75
+ROW_COST = 1.8  # of one frame's share of a gradient
+STEP_COST = 1.0
 EVALUATION_COST = 0.5
-PRODUCT_COST = 2.25
+PRODUCT_COST = 2.5
 # A fresh Jacobian is exact: then a rejected step is only too long, and mu must grow until one is
 # taken. After updates it may be the Jacobian that is wrong.
 MOST_REJECTIONS = 4
