@@ -177,8 +177,8 @@ class ResultFolder:
 
 def _curve(curve: Curve) -> dict[str, Any]:
     return {
-        "x": [float(v) for v in curve.x],
-        "y": [float(v) for v in curve.y],
+        "x": curve.x.tolist(),
+        "y": curve.y.tolist(),
         "x_unit": curve.x_unit,
         "y_unit": curve.y_unit,
         "source": curve.source,
