@@ -382,11 +382,9 @@ def evaluate(
 @app.command()
 @guarded
 def properties(
-    checkpoint: Annotated[
-        str, typer.Argument(metavar="[CKPT]", help="A checkpoint folder, or seed.")
-    ],
-    system: Annotated[
-        str | None, typer.Argument(metavar="SYSTEM", help="A bundled system.")
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CKPT] SYSTEM", help="A checkpoint folder or seed; a system."),
     ] = None,
     only: Annotated[
         str | None, typer.Option(help="Comma-separated names, or their first words.")
@@ -407,21 +405,25 @@ def properties(
     from ase_finetune.cli_properties import any_calculator, chosen_properties, compute
     from systems import get_system
 
-    if calculator is None and system is None:
-        raise ConfigError("Give a checkpoint (or seed) and a system, or --calculator and a system.")
-    if calculator is not None and system is not None:
-        raise ConfigError("Give either a checkpoint or --calculator, not both.")
-    chosen = get_system(checkpoint if system is None else system)
-    names = chosen_properties(chosen, only)
+    wanted = 2 if calculator is None else 1
+    if len(names or []) != wanted:
+        raise ConfigError(
+            "Give a checkpoint (or seed) and a system."
+            if calculator is None
+            else "Give a system alone with --calculator, without a checkpoint."
+        )
+    *given, system = names or []
+    chosen = get_system(system)
+    wished = chosen_properties(chosen, only)
     if calculator is not None:
         attached, stage = any_calculator(calculator, calculator_args, device), calculator
     else:
         from ase_finetune.calculator import FineTunedCalculator
 
-        loaded = _load(checkpoint)
+        loaded = _load(given[0])
         attached = FineTunedCalculator(loaded, device=device, accelerate=accelerate)
         stage = loaded.stage
-    results, failures = compute(chosen, names, attached, stage, calculator or checkpoint, out)
+    results, failures = compute(chosen, wished, attached, stage, calculator or given[0], out)
     _show(results, as_json)
     if failures:
         raise UserError(f"No value for {', '.join(failures)}: {next(iter(failures.values()))}")

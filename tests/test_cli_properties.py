@@ -88,7 +88,10 @@ def test_foreign_calculator_leaves_results_curves_and_figures(tmp_path):
     ("arguments", "word"),
     [
         (["seed"], "a system"),
-        (["seed", "mo", "--calculator", "emt"], "not both"),
+        (["seed", "mo", "--calculator", "emt"], "without a checkpoint"),
+        ([], "and a system"),
+        (["--calculator", "emt"], "a system alone"),
+        (["mo", "--calculator", "emt", "--device", "cuda"], "--device applies"),
         (["nowhere", "--calculator", "emt"], "no system 'nowhere'"),
         (["mo", "--calculator", "emt", "--only", "elastic"], "No value for elastic"),
     ],
