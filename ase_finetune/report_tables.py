@@ -22,7 +22,7 @@ MEASURES = (
     ("stress_rmse_meV_per_A3", "Stress", "meV/Å³"),
 )
 DECIMALS = {"A": 4, "GPa": 1, "N/m": 1, "J/m^2": 3, "1": 3, "eV/atom": 4, "THz": 2, "deg": 1,
-            "meV": 1, "cm^-1": 1}  # fmt: skip
+            "meV": 1, "cm^-1": 1, "1/b": 0, "eV": 3}  # fmt: skip
 NAMES = {
     "a0": Markup("Lattice constant <i>a</i><sub>0</sub>"),
     "a0_eos": Markup("Lattice constant <i>a</i><sub>0</sub> (EOS)"),
@@ -35,6 +35,16 @@ NAMES = {
     "energy_per_atom": Markup("Energy per atom"),
     "zero_point_energy": Markup("Zero-point energy"),
     "frequencies": Markup("Harmonic frequencies"),
+    "vacancy_formation_energy": Markup("Vacancy formation energy"),
+    "vacancy_formation_energy_unrelaxed": Markup("Vacancy formation energy, unrelaxed"),
+    "screw_polarity": Markup("Screw dislocation: polarity"),
+    "screw_glide": Markup("Screw dislocation: glide"),
+    "screw_core_atoms": Markup("Screw dislocation: core atoms"),
+    "distance_SS": Markup("Distance S&ndash;S"),
+    "youngs_modulus_2d": Markup("Young's modulus, in plane"),
+    "poisson_ratio_2d": Markup("Poisson ratio, in plane"),
+    "phonon_bands_rmse": Markup("Phonon bands, RMSE"),
+    "lowest_frequency": Markup("Lowest phonon frequency"),
     "transfer_barrier": Markup("Hydrogen-transfer barrier"),
     "transfer_distance": Markup("Distance of the sites at the transition state"),
 }
