@@ -74,7 +74,7 @@ def train_options(function: Callable[..., None]) -> Callable[..., None]:
             typer.Option(
                 None,
                 "--refine",
-                help="Full-batch L-BFGS evaluations afterwards (0: none)"
+                help="Gradients of the full training set that the refinement may spend (0: none)"
                 f" (default: {RefineConfig().evaluations})",
                 show_default=False,
             ),
