@@ -44,6 +44,8 @@ NAMES = {
     "youngs_modulus_2d": Markup("Young's modulus, in plane"),
     "poisson_ratio_2d": Markup("Poisson ratio, in plane"),
     "phonon_bands_rmse": Markup("Phonon bands, RMSE"),
+    "phonon_mae": Markup("Phonon bands, MAE, sorted"),
+    "phonon_mae_matched": Markup("Phonon bands, MAE, matched by eigenvector"),
     "lowest_frequency": Markup("Lowest phonon frequency"),
     "transfer_barrier": Markup("Hydrogen-transfer barrier"),
     "transfer_distance": Markup("Distance of the sites at the transition state"),

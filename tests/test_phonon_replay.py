@@ -173,6 +173,10 @@ def test_objects_of_phonopy_are_read():
     errors = band_errors(replayed(), read)
     assert errors.mae_matched == pytest.approx(0.0, abs=1e-6)
     assert errors.overlap.min() > 1 - 1e-6
+    compared = replayed().against(read)
+    assert (compared.mae, compared.mae_matched) == (errors.mae, errors.mae_matched)
+    assert {"phonon_mae", "phonon_mae_matched"} <= set(compared.quantities("DFT"))
+    assert "phonon_mae" not in replayed().quantities("DFT")
 
 
 def test_what_is_no_phonon_calculation_is_refused(tmp_path):
