@@ -75,7 +75,8 @@ def test_no_test_frame_is_near_a_training_frame_of_the_seed(system, known):
             if trees is not None:
                 compared += 1
                 assert distance(atoms, trees) > NEAR, (split, atoms.info["id"])
-    assert compared > 10
+    # Systems that are growing have few test frames; none may slip through unseen.
+    assert compared >= 0.8 * sum(len(frames[split]) for split in ("test_id", "test_ood"))
 
 
 @pytest.mark.slow
