@@ -17,6 +17,7 @@ from properties.relaxation import MASK_2D, relax, relax_ions, require_cell
 
 EV_PER_A2_IN_N_PER_M = units.m**2 / units.J
 IN_PLANE = [0, 1, 5]  # xx, yy, xy among the six Voigt components
+MIN_GAP = 5.0  # A, of vacuum
 Z_TILT = 1e-6  # of the cell's height, allowed in its in-plane components and the others' z
 
 
@@ -140,6 +141,13 @@ def layer_elastic_tensor(
     if max(np.abs(cell[:2, 2]).max(), np.abs(cell[2, :2]).max()) > Z_TILT * abs(cell[2, 2]):
         raise StructureError(
             "A layer needs its first two cell vectors in xy and the third along z."
+        )
+    heights = np.sort(atoms.get_scaled_positions()[:, 2])
+    gap = float(np.diff([*heights, heights[0] + 1.0]).max() * abs(cell[2, 2]))
+    if gap < MIN_GAP:
+        raise StructureError(
+            f"The cell has no gap along z but of {gap:.1f} A; a layer needs vacuum of "
+            f"{MIN_GAP:g} A or more, and a crystal `elastic_tensor`."
         )
     if ions not in ("relaxed", "clamped"):
         raise StructureError(f"Ions can be 'relaxed' or 'clamped', not {ions!r}.")

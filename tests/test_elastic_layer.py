@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import fcc111, graphene, mx2
+from ase.build import bulk, fcc111, graphene, mx2
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.neighborlist import neighbor_list
@@ -118,6 +118,7 @@ def test_progress_reaches_its_total():
         (graphene(vacuum=None), {}, "three cell vectors"),
         (Atoms("Cu", cell=[[3, 0, 0], [0, 3, 0], [0, 1, 12]], pbc=True), {}, "third along z"),
         (Atoms("Cu", cell=[[3, 0, 1], [0, 3, 0], [0, 0, 12]], pbc=True), {}, "in xy"),
+        (bulk("Cu", cubic=True), {}, "no gap along z"),
         (mx2("MoS2", vacuum=6.0), {"ions": "loose"}, "relaxed"),
         (mx2("MoS2", vacuum=6.0), {"delta": 0.2}, "below 0.05"),
         (mx2("MoS2", vacuum=6.0), {"n_steps": 2}, "3 or more"),
