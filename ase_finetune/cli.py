@@ -20,7 +20,6 @@ from ase_finetune.cli_arguments import (
     EnergyKey,
     ForcesKey,
     Json,
-    Keys,
     OutFolder,
     Overwrite,
     Resume,
@@ -31,13 +30,13 @@ from ase_finetune.cli_arguments import (
     ValidFile,
     ValidFraction,
 )
+from ase_finetune.cli_data import frames_of, splits_of
 from ase_finetune.cli_options import resolve, train_options
 from ase_finetune.cli_properties import FORMS
+from ase_finetune.cli_results import show
 from ase_finetune.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
-    from ase import Atoms
-
     from ase_finetune.data import Splits
     from systems.system import System
 
@@ -135,7 +134,7 @@ def train(
 ) -> None:
     """Fine-tune on your own labelled frames, refine, and print errors per configuration type."""
     config, refine_config = resolve(settings, refine_evaluations)
-    splits, name = _splits(
+    splits, name = splits_of(
         data,
         valid,
         test or [],
@@ -146,40 +145,6 @@ def train(
         config.stress_weight > 0,
     )
     _job(splits, config, refine_config, out or Path("runs") / name, overwrite, resume, as_json)
-
-
-def _splits(
-    data: Path | None,
-    valid: Path | None,
-    tests: list[Path],
-    system: str | None,
-    valid_fraction: float,
-    split_by: str,
-    keys: Keys,
-    stress: bool,
-) -> tuple[Splits, str]:
-    """Splits of a bundled system or of files, and a name for them."""
-    from ase_finetune.data import Splits
-    from systems import get_system
-
-    if (data is None) == (system is None):
-        raise ConfigError("Give either --data with your frames or --system with a bundled one.")
-    if system is not None:
-        return Splits.from_named(get_system(system).frames()), system
-    assert data is not None
-    energy, forces, stress_key = keys
-    splits = Splits.from_files(
-        data,
-        valid=valid,
-        tests=tests,
-        valid_fraction=valid_fraction,
-        by=split_by,
-        energy_key=energy,
-        forces_key=forces,
-        stress_key=stress_key,
-        stress=stress,
-    )
-    return splits, data.stem
 
 
 def _job(
@@ -213,51 +178,10 @@ def _job(
             provenance=provenance,
         )
     report = write_report(out)
-    _show(results, as_json)
+    show(results, as_json)
     if not as_json:
         last = "finetuned" if refine_config is None else "refined"
         typer.echo(f"Checkpoint: {out / 'checkpoints' / last}\nReport: {report}")
-
-
-def _show(results: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(results, indent=1))
-        return
-    from ase_finetune.terminal import error_table, property_table, table_console
-
-    console = table_console()
-    if results.get("errors"):
-        console.print(error_table(results["errors"], "Errors (RMSE)"))
-    for split in _held_out(results):
-        by_type = {stage: rows[split] for stage, rows in results["errors_by_type"].items()}
-        if len(next(iter(by_type.values()))) > 1:
-            console.print(error_table(by_type, f"Errors (RMSE) on {split} by configuration type"))
-    if results.get("properties"):
-        console.print(property_table(results["properties"]))
-
-
-def _held_out(results: dict[str, Any]) -> list[str]:
-    stages = list(results.get("errors_by_type", {}).values())
-    return [name for name in stages[0] if name not in ("train", "valid")] if stages else []
-
-
-def _frames(data: list[Path] | None, system: str | None, keys: Keys) -> dict[str, list[Atoms]]:
-    from ase_finetune.data import read_frames
-    from systems import get_system
-
-    if (not data) == (system is None):
-        raise ConfigError("Give either --data with labelled frames or --system with a bundled one.")
-    if system is not None:
-        return get_system(system).frames()
-    energy, forces, stress = keys
-    found: dict[str, list[Atoms]] = {}
-    for path in data or []:
-        if path.stem in found:
-            raise ConfigError(f"Two files are called {path.stem}; rename one.")
-        found[path.stem] = read_frames(
-            path, energy_key=energy, forces_key=forces, stress_key=stress
-        )
-    return found
 
 
 def _load(checkpoint: str) -> Any:
@@ -307,7 +231,7 @@ def refine(
         raise ConfigError(f"{out} exists; choose another --out, or --overwrite a checkpoint there.")
     loaded = _load(checkpoint)
     stress = float(loaded.config.get("stress_weight", 0.0)) > 0
-    splits, _ = _splits(
+    splits, _ = splits_of(
         data,
         valid,
         [],
@@ -356,13 +280,13 @@ def evaluate(
     from ase_finetune.config import DTYPE_NAMES
     from ase_finetune.data import check_frames
     from ase_finetune.evaluate import predict_frames
-    from ase_finetune.run import write_json
+    from ase_finetune.results import write_json
 
     if dtype not in DTYPE_NAMES:
         raise ConfigError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPE_NAMES)}.")
     loaded = _load(checkpoint)
     results: dict[str, Any] = {"errors": {}, "errors_by_type": {}}
-    for name, frames in _frames(data, system, (energy_key, forces_key, stress_key)).items():
+    for name, frames in frames_of(data, system, (energy_key, forces_key, stress_key)).items():
         check_frames(frames, stress=False, elements=loaded.numbers, name=name)
         predictions = predict_frames(
             loaded, frames, dtype=dtype, device=device, accelerate=accelerate
@@ -376,7 +300,7 @@ def evaluate(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "results.json", results)
-    _show(results, as_json)
+    show(results, as_json)
 
 
 @app.command()
@@ -416,6 +340,8 @@ def properties(
     chosen = get_system(system)
     wished = chosen_properties(chosen, only)
     if calculator is not None:
+        if not accelerate:
+            raise ConfigError("--no-accelerate applies to checkpoints, not to --calculator.")
         attached, stage = any_calculator(calculator, calculator_args, device), calculator
     else:
         from ase_finetune.calculator import FineTunedCalculator
@@ -424,7 +350,7 @@ def properties(
         attached = FineTunedCalculator(loaded, device=device, accelerate=accelerate)
         stage = loaded.stage
     results, failures = compute(chosen, wished, attached, stage, calculator or given[0], out)
-    _show(results, as_json)
+    show(results, as_json)
     if failures:
         raise UserError(f"No value for {', '.join(failures)}: {next(iter(failures.values()))}")
 

@@ -95,7 +95,8 @@ def compute(
     failures
         Property -> why it has no value.
     """
-    from ase_finetune.run import ResultFolder, compute_properties
+    from ase_finetune.results import ResultFolder
+    from ase_finetune.run import compute_properties
     from ase_finetune.terminal import TerminalReporter
 
     folder = ResultFolder(out or Path(), {"system": system.name, "calculator": origin})
@@ -108,7 +109,7 @@ def compute(
 
         def keep(result: Any) -> None:
             if out is not None:
-                folder.keep(result, stage, system, reporter)
+                folder.keep(result, stage, system, reporter.note)
             else:
                 folder.add_quantities(stage, result.quantities(stage), system)
 

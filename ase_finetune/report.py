@@ -21,23 +21,12 @@ from numpy.typing import NDArray
 from ase_finetune import report_figures as figures
 from ase_finetune import report_tables as tables
 from ase_finetune.errors import UserError
+from ase_finetune.report_curves import other_curves, pictures
 from properties import plot
 from properties.errors import PropertyError
 from properties.quantity import Comparison, Curve
 
 ELASTIC_NAMES = re.compile(r"C\d\d|.*_modulus_.*|poisson_ratio_.*")
-# What results draw of themselves (`properties.figures`), and which picture shows which curve.
-PICTURES = {
-    "phonons": "Phonon bands",
-    "water": "Liquid",
-    "screw": "Screw dislocation along its line",
-}
-CURVES_OF = {
-    "phonon_bands": "phonons",
-    **dict.fromkeys(
-        ("temperature", "g_OO", "msd", "msd_parallel", "HOH_angle", "density_profile"), "water"
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -212,7 +201,8 @@ def _context(run: Run) -> dict[str, Any]:
         "gsfe": _gsfe(run, stages),
         "eos": _equation_of_state(run, stages),
         "elastic": _elastic(properties, stages),
-        "curves": [*_pictures(run, stages), *_other_curves(run, stages)],
+        "pictures": pictures(run, stages),
+        "curves": other_curves(run, stages),
         "checkpoint": None if checkpoint is None else checkpoint.as_posix(),
         "provenance": _flatten(provenance),
         "config": run.config,
@@ -243,16 +233,12 @@ def _missing(content: Mapping[str, Any]) -> list[str]:
     return [sentence for key, sentence in sentences.items() if not present[key]]
 
 
-def _figure(figure: Any, title: str, alt: str) -> dict[str, Any]:
-    return {**figures.image(figure), "title": title, "alt": alt}
-
-
 def _learning(run: Run) -> list[dict[str, Any]]:
     if not run.log:
         return []
     before = run.results["errors"].get("zero_shot", {}).get("valid", {})
     return [
-        _figure(
+        figures.entry(
             figures.learning_curve(
                 run.log, "valid_force_rmse_meV_per_A", "Validation force RMSE (meV/Å)",
                 before=before.get("force_rmse_meV_per_A"),
@@ -260,7 +246,7 @@ def _learning(run: Run) -> list[dict[str, Any]]:
             "Validation forces",
             "Validation force error against gradient equivalents, by stage",
         ),
-        _figure(
+        figures.entry(
             figures.learning_curve(run.log, "train_loss", "Training loss"),
             "Training loss",
             "Training loss against gradient equivalents, by stage",
@@ -295,7 +281,7 @@ def _parity(run: Run, stages: list[str]) -> list[dict[str, Any]]:
             if pairs:
                 figure = figures.parity(pairs, label, unit)
                 alt = f"Predicted against DFT {label} on {split}"
-                drawn.append(_figure(figure, f"{split}: {label}", alt))
+                drawn.append(figures.entry(figure, f"{split}: {label}", alt))
     return drawn
 
 
@@ -326,7 +312,8 @@ def _gsfe(run: Run, stages: list[str]) -> list[dict[str, Any]]:
         thin = [guest for guest, host in guests.items() if host == name]
         for guest in thin:
             figures.add_unreferenced(figure, by_name[guest])
-        entry = _figure(figure, title, f"Stacking fault energy on {title} against displacement")
+        alt = f"Stacking fault energy on {title} against displacement"
+        entry = figures.entry(figure, title, alt)
         entry["source"] = references[name].source if name in references else None
         entry["thin"] = [tables.plane_title(guest.removeprefix("gsfe_")) for guest in thin]
         drawn.append(entry)
@@ -344,7 +331,7 @@ def _equation_of_state(run: Run, stages: list[str]) -> dict[str, Any] | None:
     if "eos" in run.curves.get("reference", {}):
         curves["DFT"] = run.curves["reference"]["eos"]
     figure = figures.fit_page(plot.equation_of_state(curves))
-    return _figure(figure, "Equation of state", "Energy per atom against volume, by stage")
+    return figures.entry(figure, "Equation of state", "Energy per atom against volume, by stage")
 
 
 def _elastic(properties: Mapping[str, Any], stages: list[str]) -> list[dict[str, Any]]:
@@ -363,44 +350,11 @@ def _elastic(properties: Mapping[str, Any], stages: list[str]) -> list[dict[str,
     constants = [name for name in shared if re.fullmatch(r"C\d\d", name)]
     averages = [name for name in shared if name not in constants]
     return [
-        _figure(plot.elastic_errors(found, names=names, target=tables.NEAR), title,
+        figures.entry(plot.elastic_errors(found, names=names, target=tables.NEAR), title,
                 f"Relative errors of {title.lower()}, by stage")
         for names, title in ((constants, "Elastic constants"), (averages, "Moduli and ratios"))
         if names
     ]  # fmt: skip
-
-
-def _pictures(run: Run, stages: list[str]) -> list[dict[str, Any]]:
-    """What a result draws of itself, before and after: cores, bands, liquids."""
-    drawn = []
-    for name, title in PICTURES.items():
-        for stage in dict.fromkeys((stages[0], stages[-1])):
-            path = run.folder / "figures" / stage / f"{name}.png"
-            if path.is_file():
-                heading = f"{title}, {tables.stage_label(stage)}"
-                drawn.append(
-                    {**figures.picture(path), "title": heading, "alt": heading, "caption": " "}
-                )
-    return drawn
-
-
-def _other_curves(run: Run, stages: list[str]) -> list[dict[str, Any]]:
-    """One panel per curve that has no section of its own."""
-    drawn = []
-    shown = [stage for stage in stages if stage in run.curves]
-    references = run.curves.get("reference", {})
-    names = dict.fromkeys(name for stage in shown for name in run.curves[stage])
-    pictured = run.folder / "figures" / stages[-1]
-    for name in (n for n in names if n != "eos" and not n.startswith("gsfe_")):
-        if name in CURVES_OF and (pictured / f"{CURVES_OF[name]}.png").is_file():
-            continue
-        found = {stage: run.curves[stage][name] for stage in shown if name in run.curves[stage]}
-        reference = references.get(name)
-        title = tables.property_name(name).striptags()
-        entry = _figure(figures.curves(found, reference), title, f"{title}, by stage")
-        entry["source"] = reference.source if reference is not None else None
-        drawn.append(entry)
-    return drawn
 
 
 def _flatten(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:

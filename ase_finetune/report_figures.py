@@ -196,6 +196,11 @@ def image(figure: Figure) -> dict[str, Any]:
     return {"src": f"data:image/svg+xml;base64,{data}", "width": round(96 * figure.get_figwidth())}
 
 
+def entry(figure: Figure, title: str, alt: str) -> dict[str, Any]:
+    """Return what the template shows of a figure: image, width, title and text instead."""
+    return {**image(figure), "title": title, "alt": alt}
+
+
 def picture(path: Path) -> dict[str, Any]:
     """Return a stored PNG as a data URI, and its width in CSS pixels."""
     from matplotlib.image import imread
@@ -227,4 +232,13 @@ def _legend(figure: Figure, axes: Axes) -> None:
                       columnspacing=1.2)  # fmt: skip
 
 
-__all__ = ["add_unreferenced", "curves", "fit_page", "image", "learning_curve", "parity"]
+__all__ = [
+    "add_unreferenced",
+    "curves",
+    "entry",
+    "fit_page",
+    "image",
+    "learning_curve",
+    "parity",
+    "picture",
+]

@@ -46,6 +46,8 @@ NAMES = {
     "phonon_bands_rmse": Markup("Phonon bands, RMSE"),
     "phonon_mae": Markup("Phonon bands, MAE, sorted"),
     "phonon_mae_matched": Markup("Phonon bands, MAE, matched by eigenvector"),
+    "phonon_mean_error": Markup("Phonon bands, mean error"),
+    "phonon_maximum": Markup("Phonon bands, largest error"),
     "lowest_frequency": Markup("Lowest phonon frequency"),
     "transfer_barrier": Markup("Hydrogen-transfer barrier"),
     "transfer_distance": Markup("Distance of the sites at the transition state"),

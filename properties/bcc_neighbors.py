@@ -7,6 +7,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from properties.errors import StructureError
+from properties.neighbors import pairs
 
 SHELLS = (8, 6)  # first and second neighbours of a bcc atom
 # Common neighbours and bonds among them, of every first and of every second neighbour.
@@ -64,15 +65,13 @@ def _nearest(atoms: Atoms, count: int) -> tuple[NDArray[np.int64], NDArray[np.fl
 
     Atoms at a surface that have fewer within reach are left out.
     """
-    from ase.neighborlist import neighbor_list
-
     if len(set(atoms.numbers)) != 1:
         raise StructureError("Common neighbours of a bcc crystal need atoms of one element.")
-    nearest = np.array(neighbor_list("d", atoms, 4.0))
+    nearest = pairs("d", atoms, 4.0)[0]
     if not len(nearest):
         raise StructureError("No two atoms are within 4 A of each other: this is no crystal.")
     reach = 2.0 * float(np.median(nearest[nearest < 1.3 * nearest.min()]))
-    i, d, v = neighbor_list("idD", atoms, reach)
+    i, d, v = pairs("idD", atoms, reach)
     order = np.lexsort((d, i))
     i, v = i[order], v[order]
     start = np.searchsorted(i, np.arange(len(atoms)))

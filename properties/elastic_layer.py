@@ -13,11 +13,17 @@ from properties.batch import Evaluation, Progress, evaluate
 from properties.elastic import Ions
 from properties.errors import StructureError
 from properties.quantity import Curve, Quantity
-from properties.relaxation import MASK_2D, relax, relax_ions, require_cell
+from properties.relaxation import (
+    MASK_2D,
+    VACUUM,
+    gap_along_z,
+    relax,
+    relax_ions,
+    require_cell,
+)
 
 EV_PER_A2_IN_N_PER_M = units.m**2 / units.J
 IN_PLANE = [0, 1, 5]  # xx, yy, xy among the six Voigt components
-MIN_GAP = 5.0  # A, of vacuum
 Z_TILT = 1e-6  # of the cell's height, allowed in its in-plane components and the others' z
 
 
@@ -142,12 +148,10 @@ def layer_elastic_tensor(
         raise StructureError(
             "A layer needs its first two cell vectors in xy and the third along z."
         )
-    heights = np.sort(atoms.get_scaled_positions()[:, 2])
-    gap = float(np.diff([*heights, heights[0] + 1.0]).max() * abs(cell[2, 2]))
-    if gap < MIN_GAP:
+    if gap_along_z(atoms) < VACUUM:
         raise StructureError(
-            f"The cell has no gap along z but of {gap:.1f} A; a layer needs vacuum of "
-            f"{MIN_GAP:g} A or more, and a crystal `elastic_tensor`."
+            f"The cell has no gap of {VACUUM:g} A along z, so this is no layer; for crystals there "
+            "is `elastic_tensor`."
         )
     if ions not in ("relaxed", "clamped"):
         raise StructureError(f"Ions can be 'relaxed' or 'clamped', not {ions!r}.")

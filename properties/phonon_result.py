@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
@@ -15,6 +15,9 @@ from properties.force_constants import AcousticModes, acoustic_at_gamma
 from properties.phonon_mesh import DensityOfStates, ThermalProperties, default_mesh, run_mesh
 from properties.phonon_path import PATH_UNIT, BandPath, Dimension, band_path
 from properties.quantity import Curve, Quantity
+
+if TYPE_CHECKING:
+    from properties.band_errors import BandErrors
 
 # 5 1/cm: the flexural branch of a layer is this uncertain near Gamma.
 IMAGINARY_TOLERANCE = 0.15
@@ -52,9 +55,8 @@ class PhononResult:
         The primitive cell, relaxed if it was asked for, without calculator.
     phonon : Phonopy
         The object of phonopy with force constants and forces, for anything else that it offers.
-    mae, mae_matched : float, optional
-        THz, mean absolute errors of the bands, sorted and matched by eigenvector, where they were
-        compared with a reference (`band_errors`); see `against`.
+    errors : BandErrors, optional
+        Of the bands, where they were compared with a reference; see `against`.
     """
 
     path: BandPath
@@ -71,15 +73,13 @@ class PhononResult:
     residual_force: float | None
     atoms: Atoms
     phonon: Any
-    mae: float | None = None
-    mae_matched: float | None = None
+    errors: BandErrors | None = None
 
     def against(self, reference: PhononResult) -> PhononResult:
         """Return the same result with its errors against a reference on the same path."""
         from properties.band_errors import band_errors
 
-        errors = band_errors(self, reference)
-        return replace(self, mae=errors.mae, mae_matched=errors.mae_matched)
+        return replace(self, errors=band_errors(self, reference))
 
     def at(self, label: str) -> NDArray[np.float64]:
         """Return the frequencies in THz at a labelled point of the path, shape (branches,)."""
@@ -95,8 +95,8 @@ class PhononResult:
 
         The numbers: ``frequency_Gamma_IRREP`` for each of `gamma_modes`, ``lowest_frequency``,
         the acoustic frequency at Gamma that is farthest from zero as ``acoustic_raw``,
-        ``acoustic_subtracted`` and ``acoustic_corrected``, ``phonon_mae`` and
-        ``phonon_mae_matched`` if known, ``zero_point_energy`` (meV/atom).
+        ``acoustic_subtracted`` and ``acoustic_corrected``, those of `errors` if
+        there are any, ``zero_point_energy`` (meV/atom).
 
         Parameters
         ----------
@@ -112,9 +112,8 @@ class PhononResult:
             if three is not None:
                 farthest = float(three[np.abs(three).argmax()])
                 found[f"acoustic_{name}"] = Quantity(farthest, "THz", source)
-        for name, error in (("mae", self.mae), ("mae_matched", self.mae_matched)):
-            if error is not None:
-                found[f"phonon_{name}"] = Quantity(error, "THz", source)
+        if self.errors is not None:
+            found.update(self.errors.quantities(source))
         energy = 1e3 * self.thermal.zero_point_energy / len(self.atoms)
         found["zero_point_energy"] = Quantity(energy, "meV/atom", source)
         return found

@@ -40,10 +40,16 @@ from properties.force_constants import (
 )
 from properties.phonon_path import Dimension
 from properties.phonon_result import PhononResult, analyze
-from properties.relaxation import MASK_2D, MASK_3D, relax, require_cell
+from properties.relaxation import (
+    MASK_2D,
+    MASK_3D,
+    VACUUM,
+    gap_along_z,
+    relax,
+    require_cell,
+)
 
 TEMPERATURES = tuple(range(0, 1001, 10))
-VACUUM = 6.0
 
 
 def phonon_bands(
@@ -187,9 +193,7 @@ def find_dimension(atoms: Atoms, dimension: Dimension | None) -> Dimension:
     if dimension not in (None, 2, 3):
         raise StructureError(f"The dimension is 2 or 3, not {dimension!r}.")
     if dimension is None:
-        heights = np.sort(atoms.get_scaled_positions()[:, 2])
-        spacing = 1.0 / float(np.linalg.norm(atoms.cell.reciprocal()[2]))
-        gap = float(np.diff([*heights, heights[0] + 1.0]).max()) * spacing
+        gap = gap_along_z(atoms)
         if atoms.pbc[2] and gap > VACUUM:
             raise StructureError(
                 f"The cell is periodic along z but empty over {gap:.1f} A; say dimension=2 for a "

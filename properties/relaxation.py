@@ -13,6 +13,7 @@ from properties.batch import Evaluation, Progress, evaluate, evaluate_one, missi
 from properties.errors import CalculatorError, NotConvergedError, StructureError
 
 MASK_3D = (True, True, True, True, True, True)
+VACUUM = 6.0  # A, a gap above this is taken for vacuum, not for a crystal
 MASK_2D = (True, True, False, False, False, True)
 
 
@@ -174,6 +175,16 @@ def run_to_convergence(
             f"fmax = {fmax:g}; raise max_steps, start closer, or loosen fmax if the calculator "
             "is noisy (single precision)."
         )
+
+
+def gap_along_z(atoms: Atoms) -> float:
+    """Return the height of the largest gap between atoms along the normal of the xy plane, A.
+
+    The gap across the boundary of the cell counts too, so that it is the vacuum of a layer.
+    """
+    heights = np.sort(atoms.get_scaled_positions()[:, 2])
+    spacing = 1.0 / float(np.linalg.norm(atoms.cell.reciprocal()[2]))
+    return float(np.diff([*heights, heights[0] + 1.0]).max()) * spacing
 
 
 def require_cell(atoms: Atoms) -> None:

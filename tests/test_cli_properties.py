@@ -92,6 +92,7 @@ def test_foreign_calculator_leaves_results_curves_and_figures(tmp_path):
         ([], "and a system"),
         (["--calculator", "emt"], "a system alone"),
         (["mo", "--calculator", "emt", "--device", "cuda"], "--device applies"),
+        (["mo", "--calculator", "emt", "--no-accelerate"], "--no-accelerate applies"),
         (["nowhere", "--calculator", "emt"], "no system 'nowhere'"),
         (["mo", "--calculator", "emt", "--only", "elastic"], "No value for elastic"),
     ],

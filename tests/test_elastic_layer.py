@@ -118,7 +118,7 @@ def test_progress_reaches_its_total():
         (graphene(vacuum=None), {}, "three cell vectors"),
         (Atoms("Cu", cell=[[3, 0, 0], [0, 3, 0], [0, 1, 12]], pbc=True), {}, "third along z"),
         (Atoms("Cu", cell=[[3, 0, 1], [0, 3, 0], [0, 0, 12]], pbc=True), {}, "in xy"),
-        (bulk("Cu", cubic=True), {}, "no gap along z"),
+        (bulk("Cu", cubic=True), {}, "no gap of 6 A"),
         (mx2("MoS2", vacuum=6.0), {"ions": "loose"}, "relaxed"),
         (mx2("MoS2", vacuum=6.0), {"delta": 0.2}, "below 0.05"),
         (mx2("MoS2", vacuum=6.0), {"n_steps": 2}, "3 or more"),

@@ -174,7 +174,7 @@ def test_objects_of_phonopy_are_read():
     assert errors.mae_matched == pytest.approx(0.0, abs=1e-6)
     assert errors.overlap.min() > 1 - 1e-6
     compared = replayed().against(read)
-    assert (compared.mae, compared.mae_matched) == (errors.mae, errors.mae_matched)
+    assert (compared.errors.mae, compared.errors.mae_matched) == (errors.mae, errors.mae_matched)
     assert {"phonon_mae", "phonon_mae_matched"} <= set(compared.quantities("DFT"))
     assert "phonon_mae" not in replayed().quantities("DFT")
 

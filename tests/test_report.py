@@ -404,17 +404,3 @@ def test_other_formats():
     assert duration(7384) == "2 h 3 min"
     assert property_name("C44") == "<i>C</i><sub>44</sub>"
     assert property_name("odd_<b>") == "odd &lt;b&gt;"
-
-
-def test_pictures_of_results_are_in_the_page(light):
-    """A core has no curve; bands are shown by their picture instead of nine lines."""
-    from matplotlib.figure import Figure
-
-    for stage in ("zero_shot", "refined"):
-        for name in ("screw", "phonons"):
-            path = light / "figures" / stage / f"{name}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Figure(figsize=(3, 2)).savefig(path, dpi=200)
-    page = write_report(light).read_text()
-    assert page.count("data:image/png;base64,") == 4
-    assert "Screw dislocation along its line, zero-shot" in page

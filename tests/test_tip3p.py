@@ -220,7 +220,7 @@ def test_first_peak_of_liquid_water_is_where_the_literature_has_it(tmp_path):
     )
     assert run.n_dof == 6 * 64 - 3
     assert radial.peak_position == pytest.approx(2.77, abs=0.06)
-    assert abs(found.temperature.mean - 300.0) < 4 * found.temperature.mean_error < 40.0
+    assert abs(found.temperature.mean - 300.0) < 4 * found.temperature.mean_error < 20.0
     assert translation == pytest.approx(found.temperature.mean, rel=0.05)
     assert water.mean == pytest.approx(angleHOH, abs=1e-3)
     assert water.reacted.max() == 0

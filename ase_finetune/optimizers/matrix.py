@@ -9,7 +9,7 @@ import torch
 from torch.optim import Optimizer
 
 from ase_finetune.optimizers.blocks import Block
-from ase_finetune.optimizers.lamb import adam_direction, evaluated
+from ase_finetune.optimizers.common import adam_direction, evaluated
 
 
 class MatrixOptimizer(Optimizer):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ase_finetune.optimizers.blocks import Block
-from ase_finetune.optimizers.lamb import check_adam_settings
+from ase_finetune.optimizers.common import check_adam_settings
 from ase_finetune.optimizers.matrix import MatrixOptimizer
 
 
