@@ -244,6 +244,8 @@ def refine(
     splits.check(stress=stress, elements=loaded.numbers)
     with TerminalReporter() as reporter:
         result = refine_checkpoint(loaded, splits, config, progress=reporter.record)
+        if "note" in result.metrics:
+            reporter.note(result.metrics["note"])
     result.save(out)
     summary = {k: v for k, v in result.metrics.items() if k not in ("history", "before")}
     if as_json:

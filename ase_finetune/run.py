@@ -245,6 +245,9 @@ def run_job(
     if refine_config is not None:
         refined = refine(tuned, splits, refine_config, progress=log.add)
         refined.save(out / "checkpoints" / "refined")
+        if "note" in refined.metrics:
+            notes.append(refined.metrics["note"])
+            reporter.note(notes[-1])
         if not refined.metrics["accepted"]:
             notes.append(
                 "Refinement did not lower the validation force error; "
