@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +29,7 @@ from ase_finetune.cli_arguments import (
     ValidFraction,
 )
 from ase_finetune.cli_data import frames_of, splits_of
+from ase_finetune.cli_guard import guarded
 from ase_finetune.cli_options import resolve, train_options
 from ase_finetune.cli_properties import FORMS
 from ase_finetune.cli_results import show
@@ -39,33 +38,6 @@ from ase_finetune.errors import ConfigError, UserError
 if TYPE_CHECKING:
     from ase_finetune.data import Splits
     from systems.system import System
-
-
-def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Make bad input one sentence on stderr and exit code 2, and Ctrl-C a word about resuming."""
-
-    @functools.wraps(command)
-    def wrapper(*args: Any, **kwargs: Any) -> None:
-        from properties.errors import PropertyError
-        from systems.errors import SystemsError
-
-        try:
-            command(*args, **kwargs)
-        except KeyboardInterrupt:
-            typer.echo(
-                "Stopped; finished stages are saved, and --resume continues train and run.",
-                err=True,
-            )
-            raise typer.Exit(130) from None
-        except (UserError, PropertyError, SystemsError) as error:
-            typer.echo(f"Error: {error}", err=True)
-            raise typer.Exit(2) from None
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            typer.echo(f"Error: {where}{error.strerror or error}.", err=True)
-            raise typer.Exit(2) from None
-
-    return wrapper
 
 
 app = typer.Typer(
