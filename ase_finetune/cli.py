@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,6 +34,7 @@ from ase_finetune.cli_guard import guarded
 from ase_finetune.cli_options import resolve, train_options
 from ase_finetune.cli_properties import FORMS
 from ase_finetune.cli_results import show
+from ase_finetune.cli_study import study
 from ase_finetune.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -114,7 +116,7 @@ def train(
         valid_fraction,
         split_by,
         (energy_key, forces_key, stress_key),
-        config.stress_weight > 0,
+        config.uses_stress,
     )
     _job(splits, config, refine_config, out or Path("runs") / name, overwrite, resume, as_json)
 
@@ -129,6 +131,7 @@ def _job(
     as_json: bool,
     system: System | None = None,
 ) -> None:
+    from ase_finetune.distributed import is_first
     from ase_finetune.report import write_report
     from ase_finetune.run import check_folder, run_job
     from ase_finetune.terminal import TerminalReporter
@@ -136,7 +139,8 @@ def _job(
     provenance: dict[str, Any] = {}
     if system is not None:
         provenance = {"system": system.name, "level_of_theory": system.level_of_theory}
-    check_folder(out, overwrite=overwrite, resume=resume)
+    if is_first():
+        check_folder(out, overwrite=overwrite, resume=resume)
     with TerminalReporter() as reporter:
         results = run_job(
             splits,
@@ -149,6 +153,8 @@ def _job(
             resume=resume,
             provenance=provenance,
         )
+    if not is_first():
+        return
     report = write_report(out)
     show(results, as_json)
     if not as_json:
@@ -360,11 +366,16 @@ def systems(
         )
 
 
+app.command()(study)
+
+
 def main() -> None:
     """Entry point of the console script."""
     # Before torch loads OpenMP: threads that spin while they wait make small models many
     # times slower as soon as another process shares the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # What ends a job on a cluster saves as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()
 
 

@@ -21,17 +21,30 @@ HELP = {
     "optimizer": "Optimizer of the mini-batch stage",
     "lr": "Learning rate  (default: the optimizer's)",
     "weight_decay": "Weight decay, decoupled but for adam and sgd",
-    "schedule": "constant or cosine",
+    "schedule": "constant, cosine or plateau",
+    "lr_factor": "Factor of the plateau schedule",
+    "scheduler_patience": "Epochs without improvement that the plateau schedule waits",
     "warmup_fraction": "Share of the steps spent warming up  (default: the optimizer's)",
     "epochs": "Passes over the training frames",
     "batch_size": "Frames per step",
+    "micro_batch_size": "Frames evaluated at once, to bound memory (0: all of a step)",
     "patience": "Stop after so many epochs without improvement (0: never)",
+    "loss": "mse or huber",
+    "huber_delta": "Where the Huber loss turns linear, in eV/atom, eV/A and eV/A^3",
     "energy_weight": "Weight of (eV/atom)^2",
     "forces_weight": "Weight of (eV/A)^2",
     "stress_weight": "Weight of (eV/A^3)^2",
+    "start_stage_two": "Epochs before the weights of a second stage hold (0: never)",
+    "stage_two_energy_weight": "Energy weight of the second stage",
+    "stage_two_forces_weight": "Forces weight of the second stage",
+    "stage_two_stress_weight": "Stress weight of the second stage",
+    "stage_two_lr": "Learning rate of the second stage",
+    "freeze": "Keep the parameters of these names, such as 'radial*'; repeatable",
+    "l2_sp": "Weight of half the squared distance to the foundation in the loss",
     "E0s": "estimated, foundation, average or isolated",
     "ema_decay": "Decay of the averaged weights (0: none)  (default: 0.99, or the optimizer's own)",
     "clip": "Largest gradient norm (0: none)",
+    "divergence_retries": "Times that a diverged epoch is begun again at half the learning rate",
     "default_dtype": "float32 or float64",
     "device": "cpu, cuda, cuda:N or auto",
     "seed": "Of data order and random weights",
@@ -53,9 +66,9 @@ def train_options(function: Callable[..., None]) -> Callable[..., None]:
     for field in dataclasses.fields(TrainConfig):
         if field.name not in HELP:
             continue  # mappings belong into the YAML file
-        kind = type(field.default) if field.default is not None else _KINDS[field.name]
+        kind = _KINDS.get(field.name) or type(field.default)
         names = _ALIASES.get(field.name, ("--" + field.name.replace("_", "-"),))
-        shown = "" if field.default is None else f" (default: {field.default})"
+        shown = f" (default: {field.default})" if field.name not in _KINDS else ""
         option = typer.Option(None, *names, help=HELP[field.name] + shown, show_default=False)
         added.append(_parameter(field.name, kind | None, option))
     added.append(
@@ -99,11 +112,16 @@ def train_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
-_KINDS: dict[str, type] = {
+_KINDS: dict[str, Any] = {
     "head": str,
     "lr": float,
     "warmup_fraction": float,
     "ema_decay": float,
+    "stage_two_energy_weight": float,
+    "stage_two_forces_weight": float,
+    "stage_two_stress_weight": float,
+    "stage_two_lr": float,
+    "freeze": list[str],
 }
 
 

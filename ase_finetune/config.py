@@ -3,73 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
+from ase_finetune.config_checks import (
+    choose,
+    flag,
+    from_mapping,
+    mapping,
+    number,
+    patterns,
+    text,
+    whole,
+)
 from ase_finetune.errors import ConfigError
 
+__all__ = ["RefineConfig", "TrainConfig", "from_mapping"]
+
 E0_MODES = ("estimated", "foundation", "average", "isolated")
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "cosine", "plateau")
+LOSSES = ("mse", "huber")
 DTYPE_NAMES = ("float32", "float64")
 REFINE_METHODS = ("lbfgs", "lm")
 EMA_DECAY = 0.99
-T = TypeVar("T")
-
-
-def _choose(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
-
-
-def _flag(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name} is {value!r}; it must be true or false.")
-
-
-def _number(name: str, value: object, low: float, high: float = math.inf) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not math.isfinite(value)
-        or not low <= value <= high
-    ):
-        bound = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-        raise ConfigError(f"{name} is {value!r}; it must be a number {bound}.")
-
-
-def _whole(name: str, value: object, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {low}.")
-
-
-def _text(name: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise ConfigError(f"{name} is {value!r}; it must be text.")
-
-
-def _mapping(name: str, value: object) -> None:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{name} is {value!r}; it must hold 'name: value' entries.")
-
-
-def from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
-    """Make a config from a mapping, refusing keys that it does not have.
-
-    Raises
-    ------
-    ConfigError
-        On an unknown key (with the nearest valid ones) or an invalid value.
-    """
-    known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"valid keys are {', '.join(known)}."
-            raise ConfigError(f"Unknown setting {key!r}; {hint}")
-    return cls(**values)
+WEIGHTS = ("energy_weight", "forces_weight", "stress_weight")
 
 
 @dataclass(frozen=True)
@@ -90,13 +48,30 @@ class TrainConfig:
     lr, weight_decay
         Learning rate (None: the optimizer's default for fine-tuning); decay.
     schedule, warmup_fraction
-        ``constant`` or ``cosine`` to zero; share of the steps spent warming up (None: what the
-        optimizer wants, 0 for most).
-    epochs, batch_size, patience
-        Passes over the data; frames per step; epochs without a better validation force error
-        before stopping (0: never).
+        ``constant``, ``cosine`` to zero, or ``plateau``; share of the steps spent warming up
+        (None: what the optimizer wants, 0 for most).
+    lr_factor, scheduler_patience
+        Of ``plateau``: the learning rate is multiplied by the one each time that so many epochs
+        pass without a better validation force error.
+    epochs, batch_size, micro_batch_size, patience
+        Passes over the data; frames per step; frames evaluated at once (0: all of a step), which
+        bounds memory and changes the gradient by rounding only; epochs without a better
+        validation force error before stopping (0: never).
+    loss, huber_delta
+        ``mse``, or ``huber``, which is linear beyond ``huber_delta`` (in eV/atom, eV/A and
+        eV/A^3 alike, as in mace-torch) and equals ``mse`` below.
     energy_weight, forces_weight, stress_weight
         Weights of the mean squared errors, in eV/atom, eV/A and eV/A^3.
+    start_stage_two
+        Epochs after which the weights of the second stage hold (0: never); the weights that are
+        kept come from that stage.
+    stage_two_energy_weight, stage_two_forces_weight, stage_two_stress_weight, stage_two_lr
+        Of the second stage (None: as in the first).
+    freeze
+        Patterns such as ``radial_embedding*`` or ``interactions.0.*``: parameters of these names
+        keep the foundation's values.
+    l2_sp
+        Weight of half the squared distance to the foundation's parameters in the loss.
     E0s
         ``estimated``, ``foundation``, ``average``, ``isolated`` or ``{symbol: eV}``.
     ema_decay
@@ -104,6 +79,9 @@ class TrainConfig:
         none if the optimizer averages by itself).
     clip
         Largest gradient norm (0: none).
+    divergence_retries
+        How often an epoch with a non-finite loss is begun again from its start with half the
+        learning rate, before training ends with an error.
     default_dtype, device, seed
         ``float32`` or ``float64``; ``cpu``, ``cuda`` or ``auto``; of data order and weights.
     accelerate
@@ -118,16 +96,29 @@ class TrainConfig:
     lr: float | None = None
     weight_decay: float = 0.0
     schedule: str = "constant"
+    lr_factor: float = 0.8
+    scheduler_patience: int = 10
     warmup_fraction: float | None = None
     epochs: int = 100
     batch_size: int = 4
+    micro_batch_size: int = 0
     patience: int = 0
+    loss: str = "mse"
+    huber_delta: float = 0.01
     energy_weight: float = 1.0
     forces_weight: float = 10.0
     stress_weight: float = 0.0
+    start_stage_two: int = 0
+    stage_two_energy_weight: float | None = None
+    stage_two_forces_weight: float | None = None
+    stage_two_stress_weight: float | None = None
+    stage_two_lr: float | None = None
+    freeze: Sequence[str] = ()
+    l2_sp: float = 0.0
     E0s: str | Mapping[str, float] = "estimated"
     ema_decay: float | None = None
     clip: float = 1.0
+    divergence_retries: int = 3
     default_dtype: str = "float64"
     device: str = "cpu"
     seed: int = 1
@@ -137,9 +128,9 @@ class TrainConfig:
         from ase_finetune.optimizers import check_optimizer, optimizer_info
 
         for name in ("foundation", "optimizer", "device", *(["head"] if self.head else [])):
-            _text(name, getattr(self, name))
+            text(name, getattr(self, name))
         for name in ("architecture", "optimizer_options"):
-            _mapping(name, getattr(self, name))
+            mapping(name, getattr(self, name))
         check_optimizer(self.optimizer, self.optimizer_options)
         row = optimizer_info(self.optimizer)
         for wrong, change in (
@@ -151,33 +142,70 @@ class TrainConfig:
                     f"{self.optimizer} averages its weights and needs no schedule; set {change}."
                 )
         if self.lr is not None:
-            _number("lr", self.lr, 1e-12)
+            number("lr", self.lr, 1e-12)
         if self.architecture and self.foundation != "scratch":
             raise ConfigError("architecture applies to foundation 'scratch' only.")
-        _number("weight_decay", self.weight_decay, 0.0)
-        _choose("schedule", self.schedule, SCHEDULES)
-        _number("warmup_fraction", self.warmup, 0.0, 1.0)
-        for name in ("epochs", "batch_size"):
-            _whole(name, getattr(self, name), 1)
-        for name in ("patience", "seed"):
-            _whole(name, getattr(self, name), 0)
+        number("weight_decay", self.weight_decay, 0.0)
+        choose("schedule", self.schedule, SCHEDULES)
+        number("warmup_fraction", self.warmup, 0.0, 1.0)
+        number("lr_factor", self.lr_factor, 1e-6, 1.0)
+        for name in ("epochs", "batch_size", "scheduler_patience"):
+            whole(name, getattr(self, name), 1)
+        for name in ("patience", "seed", "micro_batch_size", "divergence_retries"):
+            whole(name, getattr(self, name), 0)
+        choose("loss", self.loss, LOSSES)
+        number("huber_delta", self.huber_delta, 1e-12)
+        patterns("freeze", self.freeze)
+        object.__setattr__(self, "freeze", tuple(self.freeze))
+        number("l2_sp", self.l2_sp, 0.0)
         if self.seed >= 2**32:
             raise ConfigError(f"seed is {self.seed}; it must be below {2**32}.")
-        weights = ("energy_weight", "forces_weight", "stress_weight")
-        for name in weights:
-            _number(name, getattr(self, name), 0.0)
-        if not any(getattr(self, name) > 0 for name in weights):
-            raise ConfigError("All loss weights are zero; set at least one.")
+        for name in WEIGHTS:
+            number(name, getattr(self, name), 0.0)
+        self._check_stage_two()
+        for weights in (self.weights(0), self.weights(self.epochs)):
+            if not any(weights.values()):
+                raise ConfigError("All loss weights are zero; set at least one.")
         if isinstance(self.E0s, str):
-            _choose("E0s", self.E0s, E0_MODES)
+            choose("E0s", self.E0s, E0_MODES)
         else:
-            _mapping("E0s", self.E0s)
-        _number("ema_decay", self.averaging, 0.0, 0.999999)
-        _number("clip", self.clip, 0.0)
-        _choose("default_dtype", self.default_dtype, DTYPE_NAMES)
-        _flag("accelerate", self.accelerate)
+            mapping("E0s", self.E0s)
+        number("ema_decay", self.averaging, 0.0, 0.999999)
+        number("clip", self.clip, 0.0)
+        choose("default_dtype", self.default_dtype, DTYPE_NAMES)
+        flag("accelerate", self.accelerate)
         if self.device.split(":")[0] not in ("cpu", "cuda", "auto"):
             raise ConfigError(f"device is {self.device!r}; choose cpu, cuda, cuda:N or auto.")
+
+    def _check_stage_two(self) -> None:
+        whole("start_stage_two", self.start_stage_two, 0)
+        names = [*(f"stage_two_{name}" for name in WEIGHTS), "stage_two_lr"]
+        given = [name for name in names if getattr(self, name) is not None]
+        for name in given:
+            number(name, getattr(self, name), 1e-12 if name == "stage_two_lr" else 0.0)
+        if self.start_stage_two >= self.epochs:
+            raise ConfigError(
+                f"start_stage_two is {self.start_stage_two} but there are {self.epochs} epochs; "
+                "start the second stage earlier."
+            )
+        if (self.start_stage_two > 0) != bool(given):
+            raise ConfigError(
+                f"A second stage needs start_stage_two and at least one of {', '.join(names)}."
+            )
+
+    def weights(self, epoch: int) -> dict[str, float]:
+        """Return the loss weights of an epoch, counted from 0, by name of their setting."""
+        second = 0 < self.start_stage_two <= epoch
+        changed = {name: getattr(self, f"stage_two_{name}") for name in WEIGHTS if second}
+        return {
+            name: float(getattr(self, name) if changed.get(name) is None else changed[name])
+            for name in WEIGHTS
+        }
+
+    @property
+    def uses_stress(self) -> bool:
+        """Whether stress labels enter the loss."""
+        return any(self.weights(epoch)["stress_weight"] > 0 for epoch in (0, self.epochs))
 
     def resolved(self) -> dict[str, Any]:
         """Return all settings as they are used, with what the optimizer decides filled in."""
@@ -255,15 +283,15 @@ class RefineConfig:
     accelerate: bool = True
 
     def __post_init__(self) -> None:
-        _flag("accelerate", self.accelerate)
-        _choose("method", self.method, REFINE_METHODS)
-        _text("device", self.device)
+        flag("accelerate", self.accelerate)
+        choose("method", self.method, REFINE_METHODS)
+        text("device", self.device)
         for name in ("evaluations", "history", "products", "batch_atoms"):
-            _whole(name, getattr(self, name), 1)
+            whole(name, getattr(self, name), 1)
         for name in ("proximal", "jacobian_GB"):
-            _number(name, getattr(self, name), 0.0)
-        _number("damping", self.damping, 1e-15)
-        _number("scaling", self.scaling, 0.0, 1.0)
-        for name in ("energy_weight", "forces_weight", "stress_weight"):
+            number(name, getattr(self, name), 0.0)
+        number("damping", self.damping, 1e-15)
+        number("scaling", self.scaling, 0.0, 1.0)
+        for name in WEIGHTS:
             if getattr(self, name) is not None:
-                _number(name, getattr(self, name), 0.0)
+                number(name, getattr(self, name), 0.0)

@@ -7,6 +7,7 @@ instead, which makes its loss depend on how frames of different sizes are groupe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,9 @@ class Loss:
         w_E in 1/(eV/atom)^2, w_F in 1/(eV/A)^2, w_S in 1/(eV/A^3)^2.
     n_frames, n_forces, n_stresses
         Counts over the training set: frames with an energy, force components, stress components.
+    huber_delta
+        Deviation beyond which the squares go on as their tangents, in eV/atom, eV/A and eV/A^3
+        alike (Huber, Ann. Math. Statist. 35, 73 (1964)); infinite for plain squares.
     """
 
     energy_weight: float
@@ -33,6 +37,7 @@ class Loss:
     n_frames: int
     n_forces: int
     n_stresses: int
+    huber_delta: float = math.inf
 
     @classmethod
     def for_graphs(
@@ -41,6 +46,7 @@ class Loss:
         energy_weight: float,
         forces_weight: float,
         stress_weight: float,
+        huber_delta: float = math.inf,
     ) -> Loss:
         """Count the labels of a training set."""
         return cls(
@@ -50,6 +56,7 @@ class Loss:
             n_frames=sum(g.energy is not None for g in graphs),
             n_forces=sum(3 * g.n_atoms for g in graphs if g.forces is not None),
             n_stresses=sum(6 for g in graphs if g.stress is not None),
+            huber_delta=huber_delta,
         )
 
     @property
@@ -60,13 +67,22 @@ class Loss:
         """Return the batch's share of L; the shares of a partition add up to L exactly."""
         per_atom = (prediction.energy - batch.energy) / batch.n_atoms
         per_atom = torch.where(batch.has_energy, per_atom, torch.zeros_like(per_atom))
-        total = self.energy_weight / max(self.n_frames, 1) * per_atom.square().sum()
+        total = self.energy_weight / max(self.n_frames, 1) * self._penalty(per_atom)
         mask = batch.has_forces[batch.inputs["batch"]].unsqueeze(-1)
         forces = torch.where(mask, prediction.forces - batch.forces, 0.0)
-        total = total + self.forces_weight / max(self.n_forces, 1) * forces.square().sum()
+        total = total + self.forces_weight / max(self.n_forces, 1) * self._penalty(forces)
         if self.needs_stress and prediction.stress is not None:
             stress = torch.where(
                 batch.has_stress.unsqueeze(-1), prediction.stress - batch.stress, 0.0
             )
-            total = total + self.stress_weight / max(self.n_stresses, 1) * stress.square().sum()
+            total = total + self.stress_weight / max(self.n_stresses, 1) * self._penalty(stress)
         return total
+
+    def _penalty(self, deviation: torch.Tensor) -> torch.Tensor:
+        if self.huber_delta == math.inf:
+            return deviation.square().sum()
+        # Twice torch's, so that it equals the square below delta.
+        zero = torch.zeros_like(deviation)
+        return 2.0 * torch.nn.functional.huber_loss(
+            deviation, zero, reduction="sum", delta=self.huber_delta
+        )

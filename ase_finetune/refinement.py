@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ase_finetune.checkpoint import Checkpoint
-from ase_finetune.config import RefineConfig
+from ase_finetune.config import WEIGHTS, RefineConfig
 from ase_finetune.data import Splits
 from ase_finetune.errors import ConfigError
 from ase_finetune.evaluate import chunks, force_rmse, resolve_device
@@ -25,10 +25,9 @@ from ase_finetune.levenberg_marquardt import LevenbergMarquardt, LMSettings
 from ase_finetune.loss import Loss
 from ase_finetune.residuals import Residuals
 from ase_finetune.start import make_graphs, training_frames
-from ase_finetune.weights import Weights, restore, snapshot
+from ase_finetune.weights import Weights, freeze, restore, snapshot
 
 Progress = Callable[[Mapping[str, Any]], None]
-_WEIGHTS = ("energy_weight", "forces_weight", "stress_weight")
 
 
 def refine(
@@ -48,7 +47,9 @@ def refine(
         The frames of the first stage; a snapshot is accepted only if the force error on
         ``valid`` falls.
     config
-        Settings; loss weights that are None are those of the checkpoint's training.
+        Settings; loss weights that are None are those of the checkpoint's training. Parameters
+        that were frozen there stay so; the loss is of squares, since Huber's has no curvature
+        where it is linear.
     progress
         Called with the record of each iteration.
 
@@ -68,6 +69,19 @@ def refine(
     return refiner.run(progress)
 
 
+def _loss_weights(trained: Mapping[str, Any], config: RefineConfig) -> dict[str, float]:
+    """Return the given weights, and for those that are not given the last that training used."""
+    second = "stage_two_" if trained.get("start_stage_two") else ""
+    weights = {}
+    for name in WEIGHTS:
+        values = (getattr(config, name), trained.get(second + name), trained.get(name))
+        value = next((v for v in values if v is not None), None)
+        if value is None:
+            raise ConfigError(f"The checkpoint does not state its {name}; give it.")
+        weights[name] = float(value)
+    return weights
+
+
 @dataclass
 class _Evaluated:
     """A point where loss and gradient are known; L-BFGS asks for some points twice."""
@@ -85,13 +99,7 @@ class _Refiner:
     def __init__(self, checkpoint: Checkpoint, splits: Splits, config: RefineConfig) -> None:
         self.checkpoint, self.config = checkpoint, config
         self.device = resolve_device(config.device)
-        weights = {}
-        for name in _WEIGHTS:
-            value = getattr(config, name)
-            value = checkpoint.config.get(name) if value is None else value
-            if value is None:
-                raise ConfigError(f"The checkpoint does not state its {name}; give it.")
-            weights[name] = float(value)
+        weights = _loss_weights(checkpoint.config, config)
         frames, valid = training_frames(splits.train), training_frames(splits.valid)
         stress = weights["stress_weight"] > 0
         graphs = make_graphs(frames, checkpoint, "float64", stress=stress)
@@ -100,6 +108,7 @@ class _Refiner:
         self.loss = Loss.for_graphs(graphs, **weights)
         self.n_elements = len(checkpoint.numbers)
         self.module = checkpoint.module("float64", self.device, accelerate=config.accelerate)
+        freeze(self.module, checkpoint.config.get("freeze", ()))
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
         self.start = self._flat()
         self.batches: list[Batch] = []

@@ -17,6 +17,7 @@ import yaml
 from ase_finetune.checkpoint import Checkpoint, versions
 from ase_finetune.config import RefineConfig, TrainConfig
 from ase_finetune.data import Splits, label_notes
+from ase_finetune.distributed import is_first
 from ase_finetune.errors import ConfigError
 from ase_finetune.evaluate import predict_frames
 from ase_finetune.refinement import refine
@@ -134,7 +135,7 @@ def compute_properties(
 def data_notes(splits: Splits, config: TrainConfig) -> list[str]:
     """Return what the user should know of the labels before an hour is spent on them."""
     notes = list(label_notes([*splits.train, *splits.valid]))
-    if config.stress_weight == 0 and any("REF_stress" in a.info for a in splits.train):
+    if not config.uses_stress and any("REF_stress" in a.info for a in splits.train):
         notes.append("The frames have stress labels; --stress-weight is 0, so they are not used.")
     return notes
 
@@ -152,6 +153,9 @@ def run_job(
     provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Fine-tune, refine, evaluate and compute properties, writing everything to a folder.
+
+    Of several processes started by ``torchrun``, the first does all this and the others share its
+    mini-batch stage only.
 
     Parameters
     ----------
@@ -171,10 +175,13 @@ def run_job(
     Returns
     -------
     dict
-        The content of results.json.
+        The content of results.json; empty in a process that only shares the training.
     """
     begun = time.perf_counter()
     start = prepare(splits, config)
+    if not is_first():
+        finetune(splits, config, start=start, out=out, resume=resume)
+        return {}
     if resume:
         check_state(splits, config, start, out)
     make_folder(out, keep=resume)

@@ -66,7 +66,7 @@ def prepare(splits: Splits, config: TrainConfig) -> Start:
         If data, settings and foundation do not fit together.
     """
     _check_settings(config)
-    splits.check(stress=config.stress_weight > 0)
+    splits.check(stress=config.uses_stress)
     every = [*splits.train, *splits.valid, *(a for t in splits.tests.values() for a in t)]
     elements = sorted({int(z) for a in every for z in a.numbers})
     if not training_frames(splits.train):

@@ -54,6 +54,8 @@ class TerminalReporter:
 
     def record(self, record: Mapping[str, Any]) -> None:
         """Show an epoch or iteration."""
+        if "note" in record:
+            self.note(record["note"])
         refining = record["stage"] == "refined"
         title = "refining" if refining else "fine-tuning"
         done = record["evaluations"] if refining else record["epoch"]

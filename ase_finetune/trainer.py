@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
-import io
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ase_finetune.checkpoint import Checkpoint, write_synced
+from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.config import TrainConfig
 from ase_finetune.data import Splits
-from ase_finetune.errors import CheckpointError, DataError, UserError
+from ase_finetune.distributed import Processes, joined
+from ase_finetune.errors import DataError, UserError
 from ase_finetune.evaluate import force_rmse, resolve_device
 from ase_finetune.graphs import Graph, collate, predict
 from ase_finetune.loss import Loss
 from ase_finetune.optimizers import build_optimizer, optimizer_info
 from ase_finetune.optimizers.groups import parameter_groups
+from ase_finetune.optimizers.moments import second_moments
+from ase_finetune.schedule import plateau, warmup_and_decay
 from ase_finetune.start import Start, make_graphs, prepare, training_frames
+from ase_finetune.training_state import TrainingState, pack, read_state, unpack, write_state
 from ase_finetune.weights import (
     MovingAverage,
     Weights,
     evaluation_weights,
+    freeze,
     restore,
     use_weights,
 )
@@ -39,19 +40,6 @@ _STATE_SHARE = 0.05  # of the wall time, at most, goes into saving the state
 
 class TrainingDivergedError(UserError):
     """The loss stopped being a number."""
-
-
-@dataclass
-class _State:
-    """Everything that a continued run needs; saved as tensors and plain data only."""
-
-    epoch: int = 0
-    step: int = 0
-    best_score: float = math.inf
-    best_epoch: int = -1
-    best: Weights = field(default_factory=dict)
-    wall_s: float = 0.0
-    records: list[dict[str, Any]] = field(default_factory=list)
 
 
 def finetune(
@@ -89,12 +77,19 @@ def finetune(
     ------
     UserError
         On bad data or settings, a diverged loss, or a state of another run.
+
+    Notes
+    -----
+    Started by ``torchrun``, the processes share the frames of every step, and all of them return
+    the checkpoint; only the first writes and reports.
     """
     begin = start or prepare(splits, config)
-    trainer = _Trainer(splits, config, begin, Path(out) if out is not None else None)
-    if resume:
-        trainer.load_state()
-    trainer.run(progress)
+    folder = None if out is None else Path(out)
+    with joined(resolve_device(config.device)) as processes:
+        trainer = _Trainer(splits, config, begin, folder, processes)
+        if resume:
+            trainer.load_state()
+        trainer.run(progress if processes.rank == 0 else None)
     return trainer.result()
 
 
@@ -110,33 +105,49 @@ def check_state(splits: Splits, config: TrainConfig, start: Start, out: Path) ->
 
 
 class _Trainer:
-    def __init__(self, splits: Splits, config: TrainConfig, start: Start, out: Path | None) -> None:
+    def __init__(
+        self,
+        splits: Splits,
+        config: TrainConfig,
+        start: Start,
+        out: Path | None,
+        processes: Processes | None = None,
+    ) -> None:
         self.config = config
         self.start = start
         self.out = out
+        self.processes = processes or Processes()
         self.device = resolve_device(config.device)
-        checkpoint, stress = start.checkpoint, config.stress_weight > 0
-        dtype = config.default_dtype
-        self.train = make_graphs(training_frames(splits.train), checkpoint, dtype, stress=stress)
+        checkpoint, dtype = start.checkpoint, config.default_dtype
+        self.train = make_graphs(
+            training_frames(splits.train), checkpoint, dtype, stress=config.uses_stress
+        )
         self.valid = make_graphs(training_frames(splits.valid), checkpoint, dtype, stress=False)
         if not self.valid:
             raise DataError("There are no validation frames; give some, or a validation fraction.")
         self.data_hash = splits.data_hash()
-        self.loss = Loss.for_graphs(
-            self.train, config.energy_weight, config.forces_weight, config.stress_weight
-        )
         self.n_elements = len(checkpoint.numbers)
         self.module = checkpoint.module(dtype, self.device, accelerate=config.accelerate)
-        blocks = optimizer_info(config.optimizer).blocks
+        freeze(self.module, config.freeze)
+        self.parameters = [p for p in self.module.parameters() if p.requires_grad]
+        self.foundation = [p.detach().clone() for p in self.parameters] if config.l2_sp else []
+        self.loss = self._loss(0)
         self.optimizer = build_optimizer(
             config.optimizer,
-            parameter_groups(self.module, config.weight_decay, blocks=blocks),
+            parameter_groups(
+                self.module, config.weight_decay, blocks=optimizer_info(config.optimizer).blocks
+            ),
             lr=config.lr,
             options=config.optimizer_options,
         )
         self.base_lr = [float(g["lr"]) for g in self.optimizer.param_groups]
         self.average = MovingAverage(self.module, config.averaging) if config.averaging else None
-        self.state = _State()
+        self.state = TrainingState()
+
+    def _loss(self, epoch: int) -> Loss:
+        config = self.config
+        delta = config.huber_delta if config.loss == "huber" else math.inf
+        return Loss.for_graphs(self.train, **config.weights(epoch), huber_delta=delta)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -147,7 +158,7 @@ class _Trainer:
         saved, cost = self._timed_save()
         try:
             while self.state.epoch < self.config.epochs and not self._out_of_patience():
-                record = self._epoch()
+                record = self._guarded_epoch()
                 if progress is not None:
                     progress(record)
                 if time.monotonic() - saved > cost / _STATE_SHARE:
@@ -166,28 +177,38 @@ class _Trainer:
         waited = self.state.epoch - 1 - self.state.best_epoch
         return 0 < self.config.patience <= waited
 
-    def _epoch(self) -> dict[str, Any]:
+    def _guarded_epoch(self) -> dict[str, Any]:
+        """Train for an epoch; begin it again with a lower learning rate if it diverges."""
+        failed = self.state.failures
+        while True:
+            try:
+                return self._epoch(self.state.failures - failed)
+            except TrainingDivergedError:
+                if self.state.failures >= self.config.divergence_retries:
+                    raise
+                self.state.failures += 1
+
+    def _epoch(self, failures: int) -> dict[str, Any]:
         begun, config, state = time.perf_counter(), self.config, self.state
-        backup = self._state_dict()
+        backup = pack(state, self.module, self.optimizer, self.average)
+        self.loss = self._loss(state.epoch)
         try:
             loss = self._pass()
             with use_weights(self.module, self._deployed()):
                 force, energy = force_rmse(self.module, self.valid, self.n_elements, self.device)
             if not math.isfinite(force):
-                raise TrainingDivergedError(
-                    f"Training diverged in epoch {state.epoch + 1}: the validation forces are "
-                    "not finite; lower --lr."
-                )
+                raise self._diverged("validation forces are")
         except BaseException:
             # An epoch is all or nothing, validation too, so that a resumed run repeats it exactly.
-            self._load_state_dict(backup)
+            self.state = unpack(backup, self.module, self.optimizer, self.average)
             raise
-        if force < state.best_score:
+        # The second stage competes with itself only: its errors differ by the other weights.
+        if state.epoch == config.start_stage_two or force < state.best_score:
             state.best_score, state.best_epoch = force, state.epoch
             state.best = self._deployed()
         state.epoch += 1
         state.wall_s += time.perf_counter() - begun
-        record = {
+        record: dict[str, Any] = {
             "stage": "finetuned",
             "epoch": state.epoch,
             "epochs": config.epochs,
@@ -195,11 +216,22 @@ class _Trainer:
             "valid_force_rmse_meV_per_A": force,
             "valid_energy_rmse_meV_per_atom": energy,
             "lr": float(self.optimizer.param_groups[0]["lr"]),
+            **second_moments(self.optimizer),
             "wall_s": state.wall_s,
             "gradient_equivalents": float(state.epoch),
         }
+        if failures:
+            record["note"] = (
+                f"Epoch {state.epoch} was not finite: begun again {failures} times, each with half "
+                f"the learning rate, now {record['lr']:.3g}."
+            )
         state.records.append(record)
         return record
+
+    def _diverged(self, what: str) -> TrainingDivergedError:
+        return TrainingDivergedError(
+            f"Training diverged in epoch {self.state.epoch + 1}: the {what} not finite; lower --lr."
+        )
 
     def _deployed(self) -> Weights:
         return evaluation_weights(self.module, self.average, self.optimizer)
@@ -216,38 +248,55 @@ class _Trainer:
 
     def _step(self, graphs: Sequence[Graph]) -> float:
         self._set_lr()
-        batch = collate(graphs, self.n_elements, self.device)
         self.optimizer.zero_grad(set_to_none=True)
-        prediction = predict(self.module, batch, stress=self.loss.needs_stress, training=True)
-        # Scaled so that the expectation over batches is the loss of the whole training set.
-        loss = self.loss(prediction, batch) * (len(self.train) / len(graphs))
-        value = float(loss.detach())
-        loss.backward()
-        parameters = [p for p in self.module.parameters() if p.grad is not None]
+        value = self._gradients(graphs)
         limit = self.config.clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        norm = torch.nn.utils.clip_grad_norm_(
+            [p for p in self.parameters if p.grad is not None], limit
+        )
         if not math.isfinite(value) or not math.isfinite(float(norm)):
-            raise TrainingDivergedError(
-                f"Training diverged in epoch {self.state.epoch + 1}: the loss is not finite; "
-                "lower --lr."
-            )
+            raise self._diverged("loss is")
         self.optimizer.step()
         self.state.step += 1
         if self.average is not None:
             self.average.update(self.module)
         return value
 
+    def _gradients(self, graphs: Sequence[Graph]) -> float:
+        """Set the gradients of a step over these graphs and return its loss."""
+        mine = self.processes.share(graphs)
+        size = self.config.micro_batch_size or len(graphs)
+        value = 0.0
+        for first in range(0, len(mine), size):
+            batch = collate(mine[first : first + size], self.n_elements, self.device)
+            prediction = predict(self.module, batch, stress=self.loss.needs_stress, training=True)
+            # Scaled so that the expectation over batches is the loss of the whole training set.
+            loss = self.loss(prediction, batch) * (len(self.train) / len(graphs))
+            value += float(loss.detach())
+            loss.backward()
+        self.processes.add_gradients(self.parameters)
+        (value,) = self.processes.total([value])
+        return value + self._pull_to_foundation()
+
+    def _pull_to_foundation(self) -> float:
+        """Add the L2-SP penalty (Li et al., arXiv 1802.01483, eq. 2) and return its value."""
+        value = 0.0
+        for parameter, origin in zip(self.parameters, self.foundation, strict=False):
+            away = parameter.detach() - origin
+            if parameter.grad is not None:
+                parameter.grad.add_(away, alpha=self.config.l2_sp)
+            value += 0.5 * self.config.l2_sp * float(away.square().sum())
+        return value
+
     def _set_lr(self) -> None:
-        config, step = self.config, self.state.step
-        total = config.epochs * self.steps_per_epoch
-        warmup = config.warmup * total
-        if step < warmup:
-            factor = (step + 1) / (warmup + 1)
-        elif config.schedule == "cosine":
-            factor = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
-        else:
-            factor = 1.0
-        for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
+        config, state = self.config, self.state
+        factor = warmup_and_decay(config, state.step, config.epochs * self.steps_per_epoch)
+        factor *= plateau(config, [r["valid_force_rmse_meV_per_A"] for r in state.records])
+        factor *= 0.5**state.failures
+        rates = self.base_lr
+        if config.stage_two_lr is not None and state.epoch >= config.start_stage_two:
+            rates = [config.stage_two_lr] * len(rates)
+        for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = lr * factor
 
     def result(self) -> Checkpoint:
@@ -275,9 +324,10 @@ class _Trainer:
         """What a state must share with the run that continues it."""
         config = self.config.resolved()
         # Learning rates that depend on the number of steps fix the number of epochs.
-        fixed = self.config.schedule != "constant" or self.config.warmup > 0
-        for changeable in ("patience", "device", *(() if fixed else ("epochs",))):
-            config.pop(changeable)
+        fixed = self.config.schedule == "cosine" or self.config.warmup > 0
+        changeable = ("patience", "device", "divergence_retries", *(() if fixed else ("epochs",)))
+        for name in changeable:
+            config.pop(name)
         return json.dumps(
             {
                 "config": config,
@@ -288,54 +338,12 @@ class _Trainer:
             default=str,
         )
 
-    def _state_dict(self) -> dict[str, Any]:
-        average = self.average
-        return {
-            "identity": self._identity(),
-            "state": {
-                **{
-                    f.name: getattr(self.state, f.name)
-                    for f in dataclasses.fields(self.state)
-                    if f.name not in ("records", "best")
-                },
-                "records": json.dumps(self.state.records),
-            },
-            "best": self.state.best,
-            "parameters": {n: p.detach().clone() for n, p in self.module.named_parameters()},
-            "optimizer": _copied(self.optimizer.state_dict()),
-            "average": None
-            if average is None
-            else {
-                "updates": average.updates,
-                "values": {k: v.clone() for k, v in average.values.items()},
-            },
-        }
-
-    def _load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        plain = dict(saved["state"])
-        records = json.loads(plain.pop("records"))
-        self.state = _State(**plain, best=dict(saved["best"]), records=records)
-        restore(self.module, saved["parameters"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        if self.average is not None:
-            self.average.updates = saved["average"]["updates"]
-            self.average.values = dict(saved["average"]["values"])
-
     def save_state(self) -> None:
         """Write ``state.pt`` atomically, if there is a folder for it."""
-        if self.out is None:
+        if self.out is None or self.processes.rank > 0:
             return
-        buffer = io.BytesIO()
-        torch.save(self._state_dict(), buffer)
-        target = self.out / "state.pt"
-        temporary = self.out / ".state.pt.tmp"
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            write_synced(temporary, buffer.getvalue())
-            os.replace(temporary, target)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise CheckpointError(f"Cannot write {target}: {error.strerror}.") from error
+        packed = pack(self.state, self.module, self.optimizer, self.average)
+        write_state(self.out, {"identity": self._identity(), **packed})
 
     def load_state(self) -> None:
         """Continue from ``state.pt``.
@@ -345,27 +353,5 @@ class _Trainer:
         CheckpointError
             If it is absent, damaged or of another run.
         """
-        if self.out is None or not (self.out / "state.pt").is_file():
-            raise CheckpointError("There is no state.pt to resume from in the output folder.")
-        path = self.out / "state.pt"
-        try:
-            saved = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception as error:
-            raise CheckpointError(f"{path} is damaged ({type(error).__name__}).") from error
-        if saved.get("identity") != self._identity():
-            raise CheckpointError(
-                f"{path} belongs to a run with other settings, data or foundation; "
-                "resume with the same ones or choose another output folder."
-            )
-        self._load_state_dict(saved)
-
-
-def _copied(value: Any) -> Any:
-    """Copy a nested optimizer state: torch's state_dict shares its tensors with the optimizer."""
-    if isinstance(value, torch.Tensor):
-        return value.clone()
-    if isinstance(value, dict):
-        return {k: _copied(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_copied(v) for v in value)
-    return value
+        saved = read_state(self.out, self._identity(), self.device)
+        self.state = unpack(saved, self.module, self.optimizer, self.average)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import fnmatch
+from collections.abc import Iterator, Sequence
 
 import torch
+
+from ase_finetune.errors import ConfigError
 
 Weights = dict[str, torch.Tensor]
 
@@ -20,6 +23,27 @@ def restore(module: torch.nn.Module, weights: Weights) -> None:
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             parameter.copy_(weights[name])
+
+
+def freeze(module: torch.nn.Module, patterns: Sequence[str]) -> None:
+    """Keep the parameters whose names match one of the patterns as they are.
+
+    Raises
+    ------
+    ConfigError
+        If a pattern matches no parameter, or together they match all.
+    """
+    named = dict(module.named_parameters())
+    for pattern in patterns:
+        chosen = fnmatch.filter(named, pattern)
+        if not chosen:
+            raise ConfigError(
+                f"No parameter is called {pattern!r}; the model has {', '.join(named)}."
+            )
+        for name in chosen:
+            named[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in named.values()):
+        raise ConfigError("These patterns freeze every parameter; leave some to train.")
 
 
 class MovingAverage:

@@ -1,0 +1,35 @@
+"""The learning rate along a training, as a function of what has happened so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ase_finetune.config import TrainConfig
+
+
+def warmup_and_decay(config: TrainConfig, step: int, total: int) -> float:
+    """Return the factor of warm-up and cosine at a step of ``total`` steps, counted from 0."""
+    warmup = config.warmup * total
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if config.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
+    return 1.0
+
+
+def plateau(config: TrainConfig, scores: Sequence[float]) -> float:
+    """Return the factor of the plateau schedule after epochs with these validation errors.
+
+    Each time that ``scheduler_patience`` epochs in a row bring no new best, the learning rate is
+    multiplied by ``lr_factor`` and the count begins again.
+    """
+    if config.schedule != "plateau":
+        return 1.0
+    best, waited, factor = math.inf, 0, 1.0
+    for score in scores:
+        waited = 0 if score < best else waited + 1
+        best = min(best, score)
+        if waited == config.scheduler_patience:
+            waited, factor = 0, factor * config.lr_factor
+    return factor
