@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,26 +19,25 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from ase_finetune import report_figures as figures
+from ase_finetune import report_curves as physics
 from ase_finetune import report_tables as tables
+from ase_finetune import report_training as training
 from ase_finetune.errors import UserError
-from ase_finetune.report_curves import other_curves, pictures
-from properties import plot
 from properties.errors import PropertyError
-from properties.quantity import Comparison, Curve
+from properties.quantity import Curve
 
-ELASTIC_NAMES = re.compile(r"C\d\d|.*_modulus_.*|poisson_ratio_.*")
+MARK = "Written by ase-finetune."  # the foot of our pages, by which they are known
 
 
 @dataclass(frozen=True)
 class Run:
-    """Content of a run's folder.
+    """Content of a folder of results.
 
     Attributes
     ----------
     folder : Path
     results : dict
-        results.json.
+        results.json; ``errors``, ``properties`` and ``provenance`` are there, perhaps empty.
     log : list of dict
         Rows of log.jsonl, empty without one.
     predictions : dict of str to ndarray
@@ -46,7 +46,11 @@ class Run:
         By stage and name; also ``reference``, which models are compared with, and
         ``reference:LABEL`` for further ones.
     config : str
-        config.yaml as it stands.
+        config.yaml as it stands, empty without one.
+    settings : dict
+        What it holds.
+    cut : bool
+        Whether the last line of log.jsonl was cut off and is left out.
     """
 
     folder: Path
@@ -55,48 +59,78 @@ class Run:
     predictions: dict[str, NDArray[Any]]
     curves: dict[str, dict[str, Curve]]
     config: str
+    settings: dict[str, Any]
+    cut: bool
+
+    @property
+    def stages(self) -> list[str]:
+        """Stages with errors or properties, in the order of the run."""
+        return tables.stages_of(self.results["errors"], self.results["properties"])
+
+    @property
+    def trained(self) -> bool:
+        """Whether it is the folder of `run` or `train`, finished or not."""
+        return bool(self.config or self.log or self.results["provenance"].get("data_hash"))
+
+    @property
+    def unfinished(self) -> str | None:
+        """How far a run came that has not ended; None for what is complete."""
+        if not self.trained or "wall_s" in (self.results.get("budget") or {}):
+            return None
+        return tables.reached(self.log)
 
 
-def read_run(run_dir: Path) -> Run:
-    """Read a run's folder; only results.json must be there.
-
-    Raises
-    ------
-    UserError
-        If the folder holds no run, or a file in it is damaged.
-    """
-    path = run_dir / "results.json"
-    if not path.is_file():
-        raise UserError(
-            f"{run_dir} holds no results.json; give the folder of a finished run "
-            "(the --out of ase-finetune run or train)."
-        )
-    results = _json(path)
-    if not isinstance(results, dict) or not all(
-        isinstance(results.get(key), dict) for key in ("errors", "provenance")
-    ):
-        raise UserError(f"{path} has no errors and provenance; repeat the run that wrote it.")
-    if not results["errors"]:
-        raise UserError(f"{path} has no errors of any stage yet; let the run finish first.")
-    config = run_dir / "config.yaml"
-    return Run(
-        run_dir,
-        results,
-        _read_log(run_dir / "log.jsonl"),
-        _read_predictions(run_dir / "predictions.npz"),
-        _read_curves(run_dir / "curves.json"),
-        config.read_text(encoding="utf-8") if config.is_file() else "",
-    )
-
-
-def write_report(run_dir: Path) -> Path:
-    """Write ``report.html`` into the folder of a run.
+def read_run(run_dir: Path, *, predictions: bool = True) -> Run:
+    """Read a folder that run, train, properties or evaluate wrote; it needs results.json only.
 
     Parameters
     ----------
     run_dir : Path
-        Folder that `ase-finetune run` or `train` wrote. Files other than results.json may be
-        missing; the report then says which parts it leaves out.
+        The folder. A run that was stopped midway is read as far as it came.
+    predictions : bool
+        Also read the predictions, which are large.
+
+    Raises
+    ------
+    UserError
+        If the folder holds no results, or a file in it is damaged.
+    """
+    path = run_dir / "results.json"
+    if not path.is_file():
+        raise UserError(_no_results(run_dir))
+    results = _json(path)
+    if not isinstance(results, dict):
+        raise UserError(f"{path} holds no results; repeat the run that wrote it.")
+    for key in ("errors", "properties", "provenance"):
+        if not isinstance(results.setdefault(key, {}), dict):
+            raise UserError(f"{path} has no table of {key}; repeat the run that wrote it.")
+    if not results["errors"] and not results["properties"]:
+        raise UserError(f"{path} has no errors and no properties of any stage yet.")
+    config = run_dir / "config.yaml"
+    text = _text(config) if config.is_file() else ""
+    log, cut = _read_log(run_dir / "log.jsonl")
+    return Run(
+        run_dir,
+        results,
+        log,
+        _read_predictions(run_dir / "predictions.npz") if predictions else {},
+        _read_curves(run_dir / "curves.json"),
+        text,
+        _settings(config, text),
+        cut,
+    )
+
+
+def write_report(run_dir: Path, out: Path | None = None) -> Path:
+    """Write the report of one folder.
+
+    Parameters
+    ----------
+    run_dir : Path
+        Folder that run, train, properties or evaluate wrote. Files other than results.json may
+        be missing; the report then says which parts it leaves out.
+    out : Path, optional
+        The page; by default ``report.html`` in the folder.
 
     Returns
     -------
@@ -106,16 +140,24 @@ def write_report(run_dir: Path) -> Path:
     Raises
     ------
     UserError
-        If the folder holds no run, or a file in it is damaged.
+        If the folder holds no results, a file in it is damaged, or the page cannot be written.
     """
     run = read_run(Path(run_dir))
-    try:
-        content = _context(run)
-    except (KeyError, TypeError, AttributeError, PropertyError) as error:
-        raise UserError(
-            f"The files in {run_dir} do not belong together or were written by another version "
-            f"({type(error).__name__}: {error}); repeat the run."
-        ) from error
+    content = read_numbers(run)
+    with _naming(run):
+        content |= _drawings(run)
+    content["missing"] = _missing(content) if run.trained else []
+    return write_page(out or run.folder / "report.html", "report.html", content)
+
+
+def write_page(path: Path, template: str, content: Mapping[str, Any]) -> Path:
+    """Render a template and write the page atomically.
+
+    Raises
+    ------
+    UserError
+        If it cannot be written.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ase_finetune"),
         autoescape=True,
@@ -123,33 +165,92 @@ def write_report(run_dir: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report.html").render(**content)
-    path = run.folder / "report.html"
-    temporary = path.with_name(".report.html.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    page = environment.get_template(template).render(mark=MARK, **content)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(page, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary.is_file():
+            temporary.unlink()
+        raise UserError(f"Cannot write {path}: {error.strerror}.") from error
     return path
+
+
+def read_numbers(run: Run) -> dict[str, Any]:
+    """Return what a page says of one folder in sentences and tables; cheap.
+
+    Raises
+    ------
+    UserError
+        If the files of the folder do not fit together.
+    """
+    with _naming(run):
+        return _numbers(run)
+
+
+@contextmanager
+def _naming(run: Run) -> Iterator[None]:
+    """Turn what goes wrong with the content of a folder into a sentence that names it."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError, PropertyError) as error:
+        raise UserError(
+            f"The files in {run.folder} do not belong together or were written by another version "
+            f"({type(error).__name__}: {error}); repeat the run."
+        ) from error
+
+
+def _no_results(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"There is no folder {folder}."
+    if (folder / "config.yaml").is_file():
+        return (
+            f"{folder} holds no results.json yet: its run stopped before the errors of the "
+            "foundation were known; continue it with --resume."
+        )
+    inside = sorted(path.parent.name for path in folder.glob("*/results.json"))
+    hint = f" It has {', '.join(inside)} inside; give those." if inside else ""
+    return (
+        f"{folder} holds no results.json; give the --out of run, train, properties or "
+        f"evaluate.{hint}"
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text file; repeat the run that wrote it.") from error
 
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return json.loads(_text(path))
+    except json.JSONDecodeError as error:
         raise UserError(f"{path} is not valid JSON ({error}); repeat the run.") from error
 
 
-def _read_log(path: Path) -> list[dict[str, Any]]:
+def _read_log(path: Path) -> tuple[list[dict[str, Any]], bool]:
     if not path.is_file():
-        return []
+        return [], False
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    text = _text(path)
+    lines = text.splitlines()
+    for number, line in enumerate(lines, 1):
         try:
             rows.append(json.loads(line))
-        except ValueError as error:
+        except json.JSONDecodeError as error:
+            # A run that is killed while it writes leaves half a line at the end.
+            if number == len(lines) and not text.endswith("\n"):
+                return rows, True
             raise UserError(
                 f"Line {number} of {path} is not valid JSON; remove that line and try again."
             ) from error
-    return rows
+    return rows, False
 
 
 def _read_predictions(path: Path) -> dict[str, NDArray[Any]]:
@@ -158,7 +259,7 @@ def _read_predictions(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be read ({error}); repeat the run.") from error
 
 
@@ -174,54 +275,71 @@ def _read_curves(path: Path) -> dict[str, dict[str, Curve]]:
         raise UserError(f"{path} is not a file of curves ({error}); repeat the run.") from error
 
 
-def _context(run: Run) -> dict[str, Any]:
-    results = run.results
+def _settings(path: Path, text: str) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(text) if text else {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML; repeat the run.") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} holds no settings; repeat the run.")
+    return settings
+
+
+def _numbers(run: Run) -> dict[str, Any]:
+    results, stages = run.results, run.stages
     provenance, errors = results["provenance"], results["errors"]
-    properties = results.get("properties") or {}
-    stages = tables.stages_of(errors)
-    settings = _settings(run)
-    types = tables.type_groups(results.get("errors_by_type") or {}, stages)
+    tested = [stage for stage in stages if stage in errors]
+    types = tables.type_groups(results.get("errors_by_type") or {}, tested)
     folders = [run.folder / "checkpoints" / stage for stage in reversed(stages)]
     checkpoint = next((folder for folder in folders if folder.is_dir()), None)
-    content = {
+    return {
         "title": provenance.get("system") or run.folder.resolve().name,
-        "facts": tables.facts(provenance, settings, results.get("budget") or {}),
+        "lead": _lead(run),
+        "facts": tables.facts(provenance, run.settings, results.get("budget") or {}),
+        "unfinished": run.unfinished,
         "notes": [
             *(provenance.get("notes") or []),
             *tables.failure_notes(results.get("failures") or {}),
+            *(["The last line of log.jsonl was cut off and is left out."] if run.cut else []),
         ],
-        "verdicts": tables.verdicts(results, stages),
-        "stages": [tables.stage_label(stage) for stage in stages],
-        "errors": tables.error_groups(errors, stages),
+        "verdicts": tables.verdicts(results, tested),
+        "stages": [tables.stage_label(stage) for stage in tested],
+        "errors": tables.error_groups(errors, tested),
         "types": [group for group in types if group["test"]],
         "other_types": [group for group in types if not group["test"]],
-        "properties": tables.property_table(properties, stages) if properties else None,
-        "learning": _learning(run),
-        "parity": _parity(run, stages),
-        "gsfe": _gsfe(run, stages),
-        "eos": _equation_of_state(run, stages),
-        "elastic": _elastic(properties, stages),
-        "pictures": pictures(run, stages),
-        "curves": other_curves(run, stages),
+        "properties": (
+            tables.property_table(results["properties"], stages) if results["properties"] else None
+        ),
         "checkpoint": None if checkpoint is None else checkpoint.as_posix(),
         "provenance": _flatten(provenance),
         "config": run.config,
     }
-    return {**content, "missing": _missing(content)}
 
 
-def _settings(run: Run) -> dict[str, Any]:
-    try:
-        settings = yaml.safe_load(run.config) if run.config else {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{run.folder}/config.yaml is not valid YAML; repeat the run.") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{run.folder}/config.yaml holds no settings; repeat the run.")
-    return settings
+def _drawings(run: Run) -> dict[str, Any]:
+    stages = run.stages
+    return {
+        "learning": training.learning(run.log, run.results["errors"]),
+        "parity": training.parity(run.predictions, run.results["errors"], stages),
+        "gsfe": physics.gsfe(run.curves, stages),
+        "eos": physics.equation_of_state(run.curves, stages),
+        "elastic": physics.elastic(run.results["properties"], stages),
+        "pictures": physics.pictures(run.folder, stages),
+        "curves": physics.other_curves(
+            run.curves, stages, physics.pictured(run.folder, stages[-1])
+        ),
+    }
+
+
+def _lead(run: Run) -> str:
+    if run.trained:
+        return "Fine-tuning report"
+    return "Properties" if run.results["properties"] else "Errors on labeled frames"
 
 
 def _missing(content: Mapping[str, Any]) -> list[str]:
     sentences = {
+        "errors": "The folder holds no errors on labeled frames.",
         "types": "The frames carry no configuration types, so there is no table by type.",
         "properties": "This run computed no properties.",
         "learning": "There is no log of the training, so there are no learning curves.",
@@ -231,130 +349,6 @@ def _missing(content: Mapping[str, Any]) -> list[str]:
     }
     present = {**content, "types": content["types"] or content["other_types"]}
     return [sentence for key, sentence in sentences.items() if not present[key]]
-
-
-def _learning(run: Run) -> list[dict[str, Any]]:
-    if not run.log:
-        return []
-    before = run.results["errors"].get("zero_shot", {}).get("valid", {})
-    return [
-        figures.entry(
-            figures.learning_curve(
-                run.log, "valid_force_rmse_meV_per_A", "Validation force RMSE (meV/Å)",
-                before=before.get("force_rmse_meV_per_A"),
-            ),
-            "Validation forces",
-            "Validation force error against gradient equivalents, by stage",
-        ),
-        figures.entry(
-            figures.learning_curve(run.log, "train_loss", "Training loss"),
-            "Training loss",
-            "Training loss against gradient equivalents, by stage",
-        ),
-    ]  # fmt: skip
-
-
-def _parity(run: Run, stages: list[str]) -> list[dict[str, Any]]:
-    # Zero-shot and the last stage; a third one would hide what lies beneath it.
-    chosen = list(dict.fromkeys((stages[0], stages[-1])))
-    splits = tables.splits_of(run.results["errors"])
-    tests = [split for split in splits if split not in ("train", "valid")] or splits[:1]
-    drawn = []
-    for split in tests:
-        energies, forces = {}, {}
-        for stage in chosen:
-            key = f"{stage}/{split}/"
-            if f"{key}energy_ref" not in run.predictions:
-                continue
-            n_atoms = run.predictions[f"{key}n_atoms"]
-            reference = run.predictions[f"{key}energy_ref"] / n_atoms
-            if np.isfinite(reference).any():
-                mean = np.nanmean(reference)
-                predicted = run.predictions[f"{key}energy_pred"] / n_atoms
-                energies[stage] = (1e3 * (reference - mean), 1e3 * (predicted - mean))
-            forces[stage] = (
-                run.predictions[f"{key}forces_ref"], run.predictions[f"{key}forces_pred"]
-            )  # fmt: skip
-        for pairs, label, unit in (
-            (energies, "energy", "meV/atom"), (forces, "force", "eV/Å")
-        ):  # fmt: skip
-            if pairs:
-                figure = figures.parity(pairs, label, unit)
-                alt = f"Predicted against DFT {label} on {split}"
-                drawn.append(figures.entry(figure, f"{split}: {label}", alt))
-    return drawn
-
-
-def _gsfe(run: Run, stages: list[str]) -> list[dict[str, Any]]:
-    """One panel per curve with a reference; relatives of the same plane go into it, thin."""
-    references = {n: c for n, c in run.curves.get("reference", {}).items() if n.startswith("gsfe_")}
-    by_name: dict[str, dict[str, Curve]] = {}
-    for stage in (stage for stage in stages if stage in run.curves):
-        for name, curve in run.curves[stage].items():
-            if name.startswith("gsfe_"):
-                by_name.setdefault(name, {})[stage] = curve
-    guests = {
-        name: next((r for r in references if r in by_name and _plane(r) == _plane(name)), None)
-        for name in by_name
-        if name not in references
-    }
-    drawn = []
-    for name, curves in by_name.items():
-        if guests.get(name) is not None:
-            continue
-        title = tables.plane_title(name.removeprefix("gsfe_"))
-        points = {"DFT": references[name]} if name in references else {}
-        for key, others in run.curves.items():
-            if key.startswith("reference:") and name in others:
-                points[key.removeprefix("reference:")] = others[name]
-        mine = {title: points} if points else {}
-        figure = figures.fit_page(plot.gsfe_curves({title: curves}, mine))
-        thin = [guest for guest, host in guests.items() if host == name]
-        for guest in thin:
-            figures.add_unreferenced(figure, by_name[guest])
-        alt = f"Stacking fault energy on {title} against displacement"
-        entry = figures.entry(figure, title, alt)
-        entry["source"] = references[name].source if name in references else None
-        entry["thin"] = [tables.plane_title(guest.removeprefix("gsfe_")) for guest in thin]
-        drawn.append(entry)
-    return drawn
-
-
-def _plane(name: str) -> str:
-    return name.removeprefix("gsfe_").partition("_")[0]
-
-
-def _equation_of_state(run: Run, stages: list[str]) -> dict[str, Any] | None:
-    curves = {s: run.curves[s]["eos"] for s in stages if "eos" in run.curves.get(s, {})}
-    if not curves:
-        return None
-    if "eos" in run.curves.get("reference", {}):
-        curves["DFT"] = run.curves["reference"]["eos"]
-    figure = figures.fit_page(plot.equation_of_state(curves))
-    return figures.entry(figure, "Equation of state", "Energy per atom against volume, by stage")
-
-
-def _elastic(properties: Mapping[str, Any], stages: list[str]) -> list[dict[str, Any]]:
-    found: dict[str, dict[str, Comparison]] = {}
-    for stage in (stage for stage in stages if stage in properties):
-        found[stage] = {
-            name: Comparison(name, row["value"], row["unit"], row["reference"],
-                             row["reference_source"], row["relative_error"])
-            for name, row in properties[stage].items()
-            if row["relative_error"] is not None and ELASTIC_NAMES.fullmatch(name)
-        }  # fmt: skip
-    found = {stage: numbers for stage, numbers in found.items() if numbers}
-    if not found:
-        return []
-    shared = [name for name in next(iter(found.values())) if all(name in f for f in found.values())]
-    constants = [name for name in shared if re.fullmatch(r"C\d\d", name)]
-    averages = [name for name in shared if name not in constants]
-    return [
-        figures.entry(plot.elastic_errors(found, names=names, target=tables.NEAR), title,
-                f"Relative errors of {title.lower()}, by stage")
-        for names, title in ((constants, "Elastic constants"), (averages, "Moduli and ratios"))
-        if names
-    ]  # fmt: skip
 
 
 def _flatten(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -370,4 +364,4 @@ def _flatten(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-__all__ = ["Run", "read_run", "write_report"]
+__all__ = ["Run", "read_numbers", "read_run", "write_page", "write_report"]

@@ -62,7 +62,7 @@ def stages_of(*tables: Mapping[str, Any]) -> list[str]:
 
 def stage_label(stage: str) -> str:
     """Return a stage's name for readers."""
-    return STAGE_LABELS.get(stage, stage.replace("_", " "))
+    return STAGE_LABELS.get(stage, stage)
 
 
 def significant(value: float | None, digits: int = 3) -> str:
@@ -219,6 +219,8 @@ def facts(
 ) -> list[tuple[str, str]]:
     """Return what the head of the report says of the run, as (name, text)."""
     found = []
+    if provenance.get("calculator"):
+        found.append(("Calculator", str(provenance["calculator"])))
     if provenance.get("foundation"):
         found.append(("Foundation", foundation_name(provenance["foundation"])))
     if provenance.get("level_of_theory"):
@@ -257,12 +259,24 @@ def foundation_name(foundation: Any) -> str:
     return str(foundation)
 
 
+def reached(log: Sequence[Mapping[str, Any]]) -> str:
+    """Return how far a run came that has not ended, from the last row of its log."""
+    if not log:
+        return "This run has not ended: it stopped, or is, before the first epoch's end."
+    last = log[-1]
+    if last["stage"] == "refined":
+        at = f"evaluation {last['evaluations']:g} of {last['budget']:g} of the refinement"
+    else:
+        at = f"epoch {last['epoch']} of {last['epochs']}"
+    return f"This run has not ended: its last record is {at}."
+
+
 def verdicts(results: Mapping[str, Any], stages: Sequence[str]) -> list[str]:
     """Return the sentences that sum the run up."""
     sentences = []
     errors = results["errors"]
     tests = [s for s in splits_of(errors) if s not in ("train", "valid")] or ["valid"]
-    for split in tests:
+    for split in tests if stages else ():
         forces, energies = (
             [errors[stage].get(split, {}).get(key) for stage in (stages[0], stages[-1])]
             for key, _, _ in MEASURES[:2]
