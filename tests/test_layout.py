@@ -32,6 +32,17 @@ OUTER = {
     "report_figures",
     "report_tables",
     "study",
+    "study_data",
+    "study_figures",
+    "study_plan",
+    "study_pool",
+    "study_run",
+    "study_schedule",
+    "study_statistics",
+    "study_store",
+    "study_tables",
+    "study_text",
+    "study_view",
     "terminal",
 }
 
