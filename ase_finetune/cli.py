@@ -30,9 +30,12 @@ from ase_finetune.cli_arguments import (
     ValidFraction,
 )
 from ase_finetune.cli_data import frames_of, splits_of
+from ase_finetune.cli_doctor import doctor
+from ase_finetune.cli_export import export
 from ase_finetune.cli_guard import guarded
 from ase_finetune.cli_options import resolve, train_options
 from ase_finetune.cli_properties import FORMS
+from ase_finetune.cli_report import report
 from ase_finetune.cli_results import show
 from ase_finetune.cli_study import study
 from ase_finetune.errors import ConfigError, UserError
@@ -367,6 +370,11 @@ def systems(
 
 
 app.command()(study)
+
+
+app.command()(doctor)
+app.command()(report)
+app.command()(export)
 
 
 def main() -> None:

@@ -1,0 +1,174 @@
+"""How well a simple linear model predicts each energy from all others.
+
+Ridge regression of the energy per atom on composition, smooth counts of pair distances and
+densities (`doctor_geometry`). Not a potential: it only tells an energy that belongs to its
+structure from one that does not, also where no other frame is near.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+_FRAMES_PER_FEATURE = 3
+_PASSES = 3
+_MOST_LEVERAGE = 0.5
+_MIXTURE_RIDGE = 1e-6
+_LEVEL_GAIN = 0.3  # of the scatter without levels; halving a bell curve leaves 0.6
+_LEAST_STEP = 6.0  # times the scatter with levels
+_LEAST_SHARE = 0.1
+_ROUNDS = 50
+
+
+@dataclass(frozen=True)
+class Levels:
+    """A model with two levels of energy.
+
+    Attributes
+    ----------
+    step
+        From the lower to the upper one, eV/atom.
+    high
+        (F,), whether a frame is on the upper one.
+    """
+
+    step: float
+    high: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """Predictions of each frame's energy by the others.
+
+    Attributes
+    ----------
+    residual
+        (F,), eV/atom, label minus the prediction of a fit without this frame; zero where nothing
+        else is like it, so that there is no prediction.
+    scatter
+        Robust standard deviation of the residuals, eV/atom.
+    explained
+        One minus the ratio of robust variances of residuals and energies (composition removed);
+        near one where energies follow their structures, near or below zero where they do not.
+    levels
+        Two levels of energy, if assuming them makes the model several times better.
+    """
+
+    residual: Array
+    scatter: float
+    explained: float
+    levels: Levels | None
+
+    @property
+    def scores(self) -> Array:
+        """Residuals in units of the scatter, (F,)."""
+        middle: Array = (self.residual - np.median(self.residual)) / max(self.scatter, 1e-9)
+        return middle
+
+
+def surrogate(features: Array, energy: Array, elements: int) -> Surrogate | None:
+    """Fit and predict.
+
+    Parameters
+    ----------
+    features
+        (F, K) of `doctor_geometry.geometry`; the first ``elements`` columns are the composition.
+    energy
+        (F,), eV/atom.
+    elements
+        Number of elements.
+
+    Returns
+    -------
+    Surrogate or None
+        None if there are fewer than three frames per feature that varies.
+    """
+    composition = features[:, :elements]
+    fit, *_ = np.linalg.lstsq(composition, energy, rcond=1e-8)
+    target = energy - composition @ fit
+    varying = features.std(axis=0) > 1e-9
+    columns = features[:, varying]
+    if len(energy) < max(24, _FRAMES_PER_FEATURE * columns.shape[1]):
+        return None
+    columns = (columns - columns.mean(axis=0)) / columns.std(axis=0)
+    kept = np.ones(len(energy), dtype=bool)
+    residual = target
+    for _ in range(_PASSES):
+        residual = _left_out(columns, target, kept)
+        scores = np.abs(residual - np.median(residual)) / max(_spread(residual), 1e-12)
+        kept = scores < 8
+        if kept.sum() < len(energy) / 2:
+            break
+    scatter, before = _spread(residual), _spread(target)
+    explained = 1 - (scatter / before) ** 2 if before > 0 else 0.0
+    return Surrogate(residual, scatter, explained, _levels(columns, target))
+
+
+def _left_out(columns: Array, target: Array, kept: NDArray[np.bool_]) -> Array:
+    """Residuals of a ridge fit without the frame itself; its strength is chosen by them."""
+    middle = float(np.mean(target[kept]))
+    center = columns[kept].mean(axis=0)
+    left, sizes, right = np.linalg.svd(columns[kept] - center, full_matrices=False)
+    inside, best = left.T @ (target[kept] - middle), (np.inf, 0.0)
+    for strength in sizes[0] ** 2 * np.logspace(-10, 0, 21):
+        shrink = sizes**2 / (sizes**2 + strength)
+        wrong = target[kept] - middle - left @ (shrink * inside)
+        leverage = (left**2 * shrink).sum(axis=1) + 1 / kept.sum()
+        score = float(np.median(np.abs(wrong / np.maximum(1 - leverage, 1e-3))))
+        if score < best[0]:
+            best = (score, float(strength))
+    shrink = sizes**2 / (sizes**2 + best[1])
+    weights = right.T @ (sizes / (sizes**2 + best[1]) * inside)
+    residual: Array = target - middle - (columns - center) @ weights
+    leverage = (left**2 * shrink).sum(axis=1) + 1 / kept.sum()
+    residual[kept] /= np.maximum(1 - leverage, 1e-3)
+    unlike = np.zeros(len(target), dtype=bool)
+    unlike[kept] = leverage > _MOST_LEVERAGE
+    residual[unlike] = float(np.median(residual[~unlike])) if not unlike.all() else 0.0
+    return residual
+
+
+def _levels(columns: Array, target: Array) -> Levels | None:
+    """Fit a model with an unknown level for each frame, alternating between the two.
+
+    It starts from the sign of the residual and from breaks in the order of the frames.
+    """
+    count = len(target)
+    left, sizes, _ = np.linalg.svd(columns, full_matrices=False)
+    shrink = sizes**2 / (sizes**2 + _MIXTURE_RIDGE * sizes[0] ** 2)
+
+    def smooth(values: Array) -> Array:
+        middle = float(values.mean())
+        fitted: Array = middle + left @ (shrink * (left.T @ (values - middle)))
+        return fitted
+
+    plain = target - smooth(target)
+    order = np.arange(count)
+    starts = [plain > np.median(plain), *(order >= count * k // 6 for k in (2, 3, 4))]
+    best: Levels | None = None
+    least = _LEVEL_GAIN * _spread(plain)
+    for high in starts:
+        for _ in range(_ROUNDS):
+            if not _LEAST_SHARE < high.mean() < 1 - _LEAST_SHARE:
+                break
+            level = high - smooth(high.astype(float))
+            step = float(level @ plain / (level @ level))
+            rest = target - smooth(target - step * high)
+            again = rest / step > 0.5
+            if (again == high).all():
+                break
+            high = again
+        if not _LEAST_SHARE < high.mean() < 1 - _LEAST_SHARE:
+            continue
+        scatter = _spread(plain - step * (high - smooth(high.astype(float))))
+        if scatter < least and abs(step) > _LEAST_STEP * scatter:
+            least = scatter
+            best = Levels(abs(step), high if step > 0 else ~high)
+    return best
+
+
+def _spread(values: Array) -> float:
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
