@@ -27,6 +27,7 @@ from properties.errors import PropertyError
 from properties.quantity import Curve
 
 MARK = "Written by ase-finetune."  # the foot of our pages, by which they are known
+TABLES = ("errors", "properties", "failures")  # of results.json, by stage
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Run:
     ----------
     folder : Path
     results : dict
-        results.json; ``errors``, ``properties`` and ``provenance`` are there, perhaps empty.
+        results.json; `TABLES`, ``budget`` and ``provenance`` are there, perhaps empty.
     log : list of dict
         Rows of log.jsonl, empty without one.
     predictions : dict of str to ndarray
@@ -64,8 +65,8 @@ class Run:
 
     @property
     def stages(self) -> list[str]:
-        """Stages with errors or properties, in the order of the run."""
-        return tables.stages_of(self.results["errors"], self.results["properties"])
+        """Stages with errors, properties or failed ones, in the order of the run."""
+        return tables.stages_of(*(self.results[key] for key in TABLES))
 
     @property
     def trained(self) -> bool:
@@ -75,7 +76,7 @@ class Run:
     @property
     def unfinished(self) -> str | None:
         """How far a run came that has not ended; None for what is complete."""
-        if not self.trained or "wall_s" in (self.results.get("budget") or {}):
+        if not self.trained or "wall_s" in self.results["budget"]:
             return None
         return tables.reached(self.log)
 
@@ -101,10 +102,10 @@ def read_run(run_dir: Path, *, predictions: bool = True) -> Run:
     results = _json(path)
     if not isinstance(results, dict):
         raise UserError(f"{path} holds no results; repeat the run that wrote it.")
-    for key in ("errors", "properties", "provenance"):
+    for key in (*TABLES, "budget", "provenance"):
         if not isinstance(results.setdefault(key, {}), dict):
             raise UserError(f"{path} has no table of {key}; repeat the run that wrote it.")
-    if not results["errors"] and not results["properties"]:
+    if not any(results[key] for key in TABLES):
         raise UserError(f"{path} has no errors and no properties of any stage yet.")
     config = run_dir / "config.yaml"
     text = _text(config) if config.is_file() else ""
@@ -295,11 +296,11 @@ def _numbers(run: Run) -> dict[str, Any]:
     return {
         "title": provenance.get("system") or run.folder.resolve().name,
         "lead": _lead(run),
-        "facts": tables.facts(provenance, run.settings, results.get("budget") or {}),
+        "facts": tables.facts(provenance, run.settings, results["budget"]),
         "unfinished": run.unfinished,
         "notes": [
             *(provenance.get("notes") or []),
-            *tables.failure_notes(results.get("failures") or {}),
+            *tables.failure_notes(results["failures"]),
             *(["The last line of log.jsonl was cut off and is left out."] if run.cut else []),
         ],
         "verdicts": tables.verdicts(results, tested),

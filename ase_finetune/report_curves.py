@@ -102,7 +102,7 @@ def gsfe(curves: Curves, stages: Sequence[str]) -> list[dict[str, Any]]:
         figure = figures.fit_page(plot.gsfe_curves({title: found}, mine))
         thin = [guest for guest, host in guests.items() if host == name]
         for guest in thin:
-            figures.add_unreferenced(figure, by_name[guest])
+            figures.add_unreferenced(figure, by_name[guest], list(found))
         alt = f"Stacking fault energy on {title} against displacement"
         entry = figures.entry(figure, title, alt)
         entry["source"] = references[name].source if name in references else None

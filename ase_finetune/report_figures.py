@@ -66,16 +66,60 @@ def learning_curve(
         if offset > 0.0:
             axes.axvline(offset, color="0.6", lw=0.8, ls=(0, (3, 3)), zorder=0)
         offset = float(x[-1])
-    axes.set_yscale("log")
-    # A plain "60" where the range is short; powers of ten alone would leave one tick or none.
-    axes.yaxis.set_major_formatter(_PlainLogFormatter(labelOnlyBase=False))
-    axes.yaxis.set_minor_formatter(
-        _PlainLogFormatter(labelOnlyBase=False, minor_thresholds=(2.0, 0.6))
-    )
-    axes.tick_params(axis="y", which="minor", labelsize=7)
+    _plain_log(axes)
     axes.set_xlabel("Gradient equivalents")
     axes.set_ylabel(label)
     _legend(figure, axes)
+    return figure
+
+
+def learning_curves(
+    logs: Mapping[str, Sequence[Mapping[str, Any]]],
+    column: str,
+    label: str,
+    *,
+    before: Mapping[str, float | None],
+) -> Figure:
+    """Draw one column of several logs against the gradient equivalents spent, on a log scale.
+
+    Parameters
+    ----------
+    logs : mapping of str to sequence of mapping
+        By run, as for :func:`learning_curve`.
+    column, label : str
+        What to draw, and its axis label with unit.
+    before : mapping of str to float or None
+        The value before training by run, drawn at zero if known.
+
+    Returns
+    -------
+    Figure
+        A short upright line marks where a run's refinement begins, a circle its lowest point.
+    """
+    figure, axes = _panel()
+    for k, (run, log) in enumerate(logs.items()):
+        start = before.get(run)
+        x, y = ([], []) if start is None else ([0.0], [start])
+        offset, joints = 0.0, []
+        for stage in dict.fromkeys(str(row["stage"]) for row in log):
+            rows = [row for row in log if row["stage"] == stage]
+            if offset > 0.0:
+                joints.append(len(x) - 1)
+            x += [offset + float(row["gradient_equivalents"]) for row in rows]
+            y += [float(row[column]) for row in rows]
+            offset = x[-1]
+        color = COLORS[k % len(COLORS)]
+        axes.plot(x, y, color=color, ls=LINES[k // len(COLORS) % len(LINES)], lw=1.4, label=run)
+        axes.plot([x[i] for i in joints], [y[i] for i in joints], "|", ms=9, color=color)
+        if np.isfinite(y).any():
+            lowest = int(np.nanargmin(y))
+            axes.plot(x[lowest], y[lowest], "o", ms=6, mfc="none", mec=color, mew=0.9, zorder=5)
+    _plain_log(axes)
+    axes.set_xlabel("Gradient equivalents")
+    axes.set_ylabel(label)
+    columns = max(1, min(4, 60 // (max(map(len, logs)) + 6)))
+    figure.set_figheight(HEIGHT + 0.16 * (len(logs) // columns))
+    _legend(figure, axes, columns)
     return figure
 
 
@@ -132,7 +176,7 @@ def curves(found: Mapping[str, Curve], reference: Curve | None) -> Figure:
     Parameters
     ----------
     found : mapping of str to Curve
-        By stage, in one pair of units.
+        By stage or run, in one pair of units.
     reference : Curve, optional
         Drawn in black, labelled DFT: points, or lines if there are many.
     """
@@ -141,8 +185,9 @@ def curves(found: Mapping[str, Curve], reference: Curve | None) -> Figure:
         dense = len(reference.x) > DENSE
         style = {"lw": 1.0} if dense else {"ls": "none", "marker": "o", "ms": 4, "zorder": 3}
         axes.plot(reference.x, reference.y, color=BLACK, **style, label=_once("DFT", reference))
-    for stage, curve in found.items():
-        k = _style_index(stage)
+    for position, (stage, curve) in enumerate(found.items()):
+        # Runs that are compared have no place of their own among the stages.
+        k = _style_index(stage) if stage in STAGES else position % len(COLORS)
         axes.plot(curve.x, curve.y, color=COLORS[k], ls=LINES[k % len(LINES)], lw=1.2,
                   label=_once(stage_label(stage), curve))  # fmt: skip
     shown = next(iter(found.values()))
@@ -158,6 +203,16 @@ def _once(label: str, curve: Curve) -> str | list[str]:
     return label if curve.y.ndim == 1 else [label, *["_"] * (curve.y.shape[1] - 1)]
 
 
+def _plain_log(axes: Axes) -> None:
+    axes.set_yscale("log")
+    # A plain "60" where the range is short; powers of ten alone would leave one tick or none.
+    axes.yaxis.set_major_formatter(_PlainLogFormatter(labelOnlyBase=False))
+    axes.yaxis.set_minor_formatter(
+        _PlainLogFormatter(labelOnlyBase=False, minor_thresholds=(2.0, 0.6))
+    )
+    axes.tick_params(axis="y", which="minor", labelsize=7)
+
+
 class _PlainLogFormatter(LogFormatter):
     def __call__(self, x: float, pos: int | None = None) -> str:
         return f"{x:g}" if super().__call__(x, pos) else ""
@@ -170,7 +225,7 @@ def fit_page(figure: Figure) -> Figure:
     return figure
 
 
-def add_unreferenced(figure: Figure, curves: Mapping[str, Curve]) -> None:
+def add_unreferenced(figure: Figure, curves: Mapping[str, Curve], order: Sequence[str]) -> None:
     """Add thin dotted curves by stage to a figure of one panel, in the color of their stage.
 
     Parameters
@@ -178,10 +233,12 @@ def add_unreferenced(figure: Figure, curves: Mapping[str, Curve]) -> None:
     figure : Figure
         From `properties.plot.gsfe_curves` with one panel.
     curves : mapping of str to Curve
-        By stage, in the order in which the panel shows the stages.
+        By stage or run; those that the panel does not show are left out.
+    order : sequence of str
+        The stages or runs in the order in which the panel shows them.
     """
     axes = figure.axes[0]
-    for k, curve in enumerate(curves.values()):
+    for k, curve in ((order.index(name), curves[name]) for name in order if name in curves):
         fine = np.linspace(curve.x[0], curve.x[-1], 201)
         axes.plot(fine, curve.at(fine), color=COLORS[k % len(COLORS)], lw=0.8, ls=(0, (1, 1.5)))
 
@@ -224,10 +281,10 @@ def _panel() -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def _legend(figure: Figure, axes: Axes, columns: int = 4) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8,
+        figure.legend(handles, labels, loc="outside upper center", ncols=columns, fontsize=8,
                       markerscale=1.4, frameon=False, handlelength=1.6,
                       columnspacing=1.2)  # fmt: skip
 
@@ -239,6 +296,7 @@ __all__ = [
     "fit_page",
     "image",
     "learning_curve",
+    "learning_curves",
     "parity",
     "picture",
 ]

@@ -159,7 +159,7 @@ def error_groups(errors: Mapping[str, Mapping[str, Any]], stages: Sequence[str])
             values = [errors.get(stage, {}).get(split, {}).get(key) for stage in stages]
             if any(value is not None for value in values):
                 rows.append(
-                    {"name": split, "n": _frames(errors, split), "cells": _cells(values),
+                    {"name": split, "n": _frames(errors, split), "cells": cells(values),
                      "change": _change(values)}
                 )  # fmt: skip
         if rows:
@@ -181,7 +181,7 @@ def type_groups(by_type: Mapping[str, Mapping[str, Any]], stages: Sequence[str])
             rows.append({
                 "name": name,
                 "n": next((e["n_frames"] for e in entries if "n_frames" in e), None),
-                "measures": [_cells([e.get(key) for e in entries]) for key, _, _ in MEASURES[:2]],
+                "measures": [cells([e.get(key) for e in entries]) for key, _, _ in MEASURES[:2]],
             })  # fmt: skip
         if rows:
             groups.append({"title": split, "rows": rows, "test": split not in ("train", "valid")})
@@ -196,7 +196,8 @@ def property_table(properties: Mapping[str, Mapping[str, Any]], stages: Sequence
     rows = []
     for name in names:
         entries = [properties[stage].get(name) for stage in stages]
-        first = next(entry for entry in entries if entry is not None)
+        known = [entry for entry in entries if entry is not None]
+        first = next((entry for entry in known if entry["reference"] is not None), known[0])
         unit, reference = first["unit"], first["reference"]
         source = first.get("reference_source")
         if source and source not in sources:
@@ -347,7 +348,8 @@ def _frames(errors: Mapping[str, Any], split: str) -> int | None:
     return next((count for count in counts if count is not None), None)
 
 
-def _cells(values: Sequence[float | None]) -> list[dict[str, Any]]:
+def cells(values: Sequence[float | None]) -> list[dict[str, Any]]:
+    """Return errors as text, the lowest of several marked as the best."""
     known = [value for value in values if value is not None]
     best = min(known) if len(known) > 1 and max(known) >= TINY else None
     return [
