@@ -7,6 +7,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import typer
 
 from ase_finetune.config import RefineConfig, TrainConfig, from_mapping
 from ase_finetune.errors import ConfigError
+from ase_finetune.tracking import tensorboard_asked
 
 HELP = {
     "foundation": "seed, a checkpoint folder, a .model file, a mace-torch name, or scratch",
@@ -58,9 +60,10 @@ _REFINE_KEYS = [f.name for f in dataclasses.fields(RefineConfig)]
 
 
 def train_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one option per setting of TrainConfig, ``--config`` and ``--refine``.
+    """Give a command one option per setting of TrainConfig, and a few more.
 
-    The command receives what was set as ``settings`` and ``refine`` instead.
+    These are ``--config``, ``--refine`` and ``--tensorboard``. The command receives what was set
+    as ``settings`` and ``refine_evaluations`` instead, and runs with TensorBoard asked for.
     """
     added = []
     for field in dataclasses.fields(TrainConfig):
@@ -94,12 +97,24 @@ def train_options(function: Callable[..., None]) -> Callable[..., None]:
         )
     )
 
+    added.append(
+        _parameter(
+            "tensorboard",
+            bool,
+            typer.Option(False, "--tensorboard", help="Write TensorBoard events into the folder"),
+        )
+    )
+
     @functools.wraps(function)
     def command(**values: Any) -> None:
         flags = {name: values.pop(name) for name in HELP if name in values}
         flags = {name: value for name, value in flags.items() if value is not None}
         path, evaluations = values.pop("config_file"), values.pop("refine_evaluations")
-        function(settings={**read_config(path), **flags}, refine_evaluations=evaluations, **values)
+        tracked = tensorboard_asked() if values.pop("tensorboard") else nullcontext()
+        with tracked:
+            function(
+                settings={**read_config(path), **flags}, refine_evaluations=evaluations, **values
+            )
 
     own = [
         p

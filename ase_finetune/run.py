@@ -20,9 +20,13 @@ from ase_finetune.data import Splits, label_notes
 from ase_finetune.distributed import is_first
 from ase_finetune.errors import ConfigError
 from ase_finetune.evaluate import predict_frames
+from ase_finetune.nvt_gate import gate_for
 from ase_finetune.refinement import refine
+from ase_finetune.replay import REPLAY, replay_frames
 from ase_finetune.results import ResultFolder, write_text
 from ase_finetune.start import prepare
+from ase_finetune.tracking import FOLDER as EVENTS
+from ase_finetune.tracking import Events
 from ase_finetune.trainer import check_state, finetune
 from properties.quantity import Curve, Quantity
 
@@ -65,7 +69,7 @@ def check_folder(out: Path, *, overwrite: bool, resume: bool) -> None:
         raise ConfigError("Choose --overwrite or --resume, not both.")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; choose another --out.")
-    present = [name for name in (*FILES, "checkpoints") if (out / name).exists()]
+    present = [name for name in (*FILES, "checkpoints", EVENTS) if (out / name).exists()]
     if present and not (overwrite or resume):
         raise ConfigError(
             f"{out} already holds a run; continue it with --resume, replace it with --overwrite, "
@@ -81,6 +85,7 @@ def make_folder(out: Path, *, keep: bool) -> None:
             (out / name).unlink(missing_ok=True)
         for stage in ("finetuned", "refined"):
             shutil.rmtree(out / "checkpoints" / stage, ignore_errors=True)
+        shutil.rmtree(out / EVENTS, ignore_errors=True)
 
 
 def _plain(value: Any) -> Any:
@@ -150,6 +155,7 @@ def run_job(
     system: System | None = None,
     properties: Sequence[str] = (),
     resume: bool = False,
+    replay: Path | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Fine-tune, refine, evaluate and compute properties, writing everything to a folder.
@@ -169,6 +175,8 @@ def run_job(
         The system and the names of its properties to compute at every stage.
     resume
         Continue the mini-batch stage from its ``state.pt``.
+    replay
+        Frames of the foundation's own domain, whose force errors become the set ``replay``.
     provenance
         Added to ``results["provenance"]``.
 
@@ -184,6 +192,7 @@ def run_job(
         return {}
     if resume:
         check_state(splits, config, start, out)
+    replayed = replay_frames(replay, start.checkpoint)
     make_folder(out, keep=resume)
     notes = [start.E0s.note + ".", *data_notes(splits, config)]
     for note in notes:
@@ -200,6 +209,7 @@ def run_job(
             "data_hash": splits.data_hash(),
             "n_frames": {name: len(frames) for name, frames in splits.items()},
             "E0s": start.E0s.note,
+            "n_replay": len(replayed),
             "notes": notes,
             "versions": versions(),
             **(provenance or {}),
@@ -209,7 +219,7 @@ def run_job(
     def assess(checkpoint: Checkpoint) -> None:
         stage = checkpoint.stage
         steps = reporter.steps(f"{stage}: errors")
-        sets = list(splits.items())
+        sets = [*splits.items(), *([(REPLAY, replayed)] if replayed else [])]
         for i, (name, frames) in enumerate(sets):
             folder.add_predictions(
                 stage,
@@ -250,19 +260,22 @@ def run_job(
     assess(tuned)
     spent = float(tuned.metrics["gradient_equivalents"])
     if refine_config is not None:
-        refined = refine(tuned, splits, refine_config, progress=log.add)
+        gate = gate_for(splits, refine_config)
+        refined = refine(tuned, splits, refine_config, progress=log.add, gate=gate)
         refined.save(out / "checkpoints" / "refined")
         if "note" in refined.metrics:
             notes.append(refined.metrics["note"])
             reporter.note(notes[-1])
         if not refined.metrics["accepted"]:
+            why = refined.metrics.get("objection", "did not lower the validation force error")
             notes.append(
-                "Refinement did not lower the validation force error; "
-                "the refined checkpoint holds the fine-tuned weights."
+                f"Refinement was not accepted ({why}); the refined checkpoint holds the fine-tuned "
+                "weights."
             )
             reporter.note(notes[-1])
         assess(refined)
         spent += float(refined.metrics["gradient_equivalents"])
+    log.events.close()
     folder.results["budget"] = {
         "gradient_equivalents": spent,
         "wall_s": time.perf_counter() - begun,
@@ -272,14 +285,18 @@ def run_job(
 
 
 class _Log:
-    """One JSON line per epoch and iteration."""
+    """One JSON line per epoch and iteration, and TensorBoard events if they are asked for."""
 
     def __init__(self, path: Path, reporter: Reporter) -> None:
-        self.path, self.reporter = path, reporter
+        self.path, self.reporter, self.events = path, reporter, Events(path.parent)
+        if path.exists() and not (text := path.read_text(encoding="utf-8")).endswith("\n"):
+            # Half a line, left by a kill, would spoil the next one.
+            write_text(path, text[: text.rfind("\n") + 1])
 
     def add(self, row: Mapping[str, Any]) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        self.events.add(row)
         self.reporter.record(row)
 
     def rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
