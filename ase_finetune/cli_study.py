@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +29,9 @@ def study(
         list[str] | None, typer.Argument(metavar="SYSTEM...", help="Bundled systems.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the study.")] = Path("study"),
-    optimizers: Annotated[str, typer.Option(help="Comma-separated; adamw among them.")] = SEVEN,
+    optimizers: Annotated[
+        str, typer.Option(help="Comma-separated, adamw among them; or all.")
+    ] = SEVEN,
     seeds: Annotated[int, typer.Option(help="Evaluation seeds.")] = 5,
     refine: Annotated[str, typer.Option(help="lbfgs, lm or lbfgs,lm.")] = "",
     refine_on: Annotated[
@@ -111,10 +115,11 @@ def study(
     shared = {"epochs": epochs, "default_dtype": default_dtype, "foundation": foundation}
     flags = {k: v for k, v in {**shared, "device": device}.items() if v is not None}
     refinement = {"evaluations": refine_evaluations, **(given.pop("refine", None) or {})}
+    from ase_finetune.optimizers import list_optimizers
     from ase_finetune.study import run_study
     from ase_finetune.study_plan import CONTROLS, Plan
 
-    names = _names(optimizers)
+    names = tuple(list_optimizers()) if optimizers == "all" else _names(optimizers)
     plan = Plan(
         base=_base(systems or [], {**given, **flags}),
         optimizers=names,
@@ -128,6 +133,7 @@ def study(
         fractions=_fractions(fractions),
         controls=CONTROLS if controls == "all" else _names(controls),
         resplit=resplit,
+        commands=(shlex.join(["ase-finetune", *sys.argv[1:]]),),
     )
 
     def pool(view: Any) -> Any:

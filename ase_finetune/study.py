@@ -26,7 +26,7 @@ from ase_finetune.study_store import PLAN_FILE, plan_from, read_plan, read_rows
 from ase_finetune.study_view import StudyView
 
 _FIXED = ("trials", "extensions", "decay", "resplit")
-_GROWING = ("optimizers", "refine", "refine_on", "fractions", "controls")
+_GROWING = ("optimizers", "refine", "refine_on", "fractions", "controls", "commands")
 _TICK_S = 1.0
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ase_finetune.study_plan import tuned_arms
 from ase_finetune.study_statistics import BETTER, WORSE
@@ -84,7 +85,7 @@ def ratios(study: Study, conditions: Sequence[Condition]) -> Figure | None:
         axes.set_title(condition.label, fontsize=9)
         axes.set_ylabel("Force RMSE / Adam's", fontsize=8)
     figure.supxlabel(
-        "Blue: better, hatched orange: worse, gray: not distinguished or too few seeds; "
+        "Blue: better, hatched orange: worse, gray: not distinguished, or failed or too few seeds; "
         "lines: 95 % paired t",
         fontsize=7,
     )
@@ -111,6 +112,9 @@ def learning_curves(study: Study) -> Figure | None:
                 axes.plot(*curve, color=COLORS[k % len(COLORS)], lw=1.2, label=name,
                           ls=LINES[k // len(COLORS) % len(LINES)])  # fmt: skip
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_title(system, fontsize=9)
         axes.set_xlabel("Gradient equivalents", fontsize=8)
         axes.set_ylabel("Validation force RMSE (meV/Å)", fontsize=8)

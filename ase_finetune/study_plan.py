@@ -48,6 +48,8 @@ class Plan:
         Whether a seed draws training and validation frames too, or the data order only.
     grids
         Optimizer -> the learning rates it starts with; by default those of `trial_grid`.
+    commands
+        What was typed, for whoever wants to repeat it.
     """
 
     base: Mapping[str, Mapping[str, Any]]
@@ -63,6 +65,7 @@ class Plan:
     controls: tuple[str, ...] = ()
     resplit: bool = True
     grids: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    commands: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.base or not self.optimizers:

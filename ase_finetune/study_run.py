@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 RUN_FILE = "run.json"
 ATTEMPTS_FILE = "attempts.jsonl"
-_CURVE_POINTS = 50
+_CURVE_POINTS = 30
 Progress = Callable[[Mapping[str, Any]], None]
 
 
@@ -143,6 +143,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _result(root: str, folder: Path, run: Run, progress: Progress | None) -> dict[str, Any]:
+    from ase_finetune.checkpoint import versions
     from ase_finetune.refinement import refine
     from ase_finetune.start import prepare
 
@@ -152,7 +153,8 @@ def _result(root: str, folder: Path, run: Run, progress: Progress | None) -> dic
         start = prepare(splits, dataclasses.replace(run, lr=1e-3).config()).checkpoint
         errors = _errors(start, splits, run)
         valid = errors["errors"]["valid"]["force_rmse_meV_per_A"]
-        return {**found, "foundation": dict(start.foundation), **errors, **_spent(valid, 0.0, 0.0)}
+        found |= {"foundation": dict(start.foundation), "versions": versions()}
+        return {**found, **errors, **_spent(valid, 0.0, 0.0)}
     if run.refine is None:
         tuned, note = _tuned(run, splits, folder, progress)
         if note is not None:

@@ -146,14 +146,18 @@ def rank_correlation(
     n = len(a)
     if n < 4 or np.ptp(a) == 0.0 or np.ptp(b) == 0.0:
         return None
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for rows in rng.integers(n, size=(samples, n)):
-        if np.ptp(a[rows]) > 0.0 and np.ptp(b[rows]) > 0.0:
-            drawn.append(_spearman(a[rows], b[rows]))
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return RankCorrelation(n, _spearman(a, b), float(low), float(high))
+    rows = np.random.default_rng(seed).integers(n, size=(samples, n))
+    drawn = _spearman(a[rows], b[rows])
+    # A sample that drew one arm n times has no ranks.
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return RankCorrelation(n, float(_spearman(a[None], b[None])[0]), float(low), float(high))
 
 
-def _spearman(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.corrcoef(stats.rankdata(a), stats.rankdata(b))[0, 1])
+def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Pearson's coefficient of the ranks, row by row; NaN where a row is constant."""
+    x, y = (stats.rankdata(values, axis=1) for values in (a, b))
+    x, y = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (x, y))
+    norm = np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))
+    found = np.full(len(x), np.nan)
+    np.divide((x * y).sum(axis=1), norm, out=found, where=norm > 0.0)
+    return found

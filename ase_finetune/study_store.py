@@ -20,7 +20,7 @@ PLAN_FILE = "plan.json"
 STUDY_FILE = "study.json"
 EXTERNAL_FILE = "external.json"
 _KEPT = ("outcome", "reason", "note", "valid_force_rmse_meV_per_A", "budget", "best_epoch",
-         "accepted", "ended", "n_frames", "attempts")  # fmt: skip
+         "accepted", "ended", "n_frames", "attempts", "foundation", "versions")  # fmt: skip
 _DETAILS = ("errors", "errors_by_type", "curve")
 
 

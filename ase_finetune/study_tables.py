@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ase_finetune.study_plan import REFERENCE, Plan, tuned_arms
@@ -17,6 +18,7 @@ FORCE = "force_rmse_meV_per_A"
 # acetylacetone at 600 K, apart from its torsions and hydrogen transfers.
 FIGURE_TYPE = {"acetylacetone": ("test_ood", "md_600K")}
 _FIGURE_SPLIT = "test_ood"
+_EVALUATED = ("evaluation", "refinement", "external")
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,18 @@ class Condition:
         """Return an error of a run here, None if it failed."""
         if row["outcome"] != "ok":
             return None
-        errors = row["errors"] if self.kind is None else row["errors_by_type"][self.split]
-        value = errors[self.kind or self.split][key]
+        value = self._errors(row)[self.kind or self.split].get(key)
         return None if value is None else float(value)
+
+    def holds(self, row: Mapping[str, Any]) -> bool:
+        """Return whether a run says anything of this condition; rows of others may not."""
+        return row["outcome"] != "ok" or (self.kind or self.split) in self._errors(row)
+
+    def _errors(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        found = (
+            row["errors"] if self.kind is None else row.get("errors_by_type", {}).get(self.split)
+        )
+        return found or {}
 
 
 @dataclass(frozen=True)
@@ -70,24 +81,23 @@ class Study:
 
     def of(self, system: str, arm: str, fraction: float = 1.0) -> dict[int, Mapping[str, Any]]:
         """Return seed -> row of the evaluations of an arm."""
-        return {
-            int(row["run"]["seed"]): row
-            for row in self.rows.values()
-            if row["run"]["purpose"] in ("evaluation", "refinement", "external")
-            and (row["run"]["system"], row["run"]["arm"]) == (system, arm)
-            and row["run"]["fraction"] == fraction
-        }
+        return self._evaluated.get((system, arm, fraction), {})
+
+    @cached_property
+    def _evaluated(self) -> dict[tuple[str, str, float], dict[int, Mapping[str, Any]]]:
+        found: dict[tuple[str, str, float], dict[int, Mapping[str, Any]]] = {}
+        for row in self.rows.values():
+            run = row["run"]
+            if run["purpose"] in _EVALUATED:
+                key = (run["system"], run["arm"], run["fraction"])
+                found.setdefault(key, {})[int(run["seed"])] = row
+        return found
 
     def arms(self, system: str) -> list[str]:
         """Return the arms that were evaluated: tuned ones first, then refined, then others."""
-        present = dict.fromkeys(
-            row["run"]["arm"]
-            for row in self.rows.values()
-            if row["run"]["system"] == system
-            and row["run"]["purpose"] in ("evaluation", "refinement", "external")
-        )
+        present = dict.fromkeys(arm for where, arm, _ in self._evaluated if where == system)
         tuned = [arm.name for arm in tuned_arms(self.plan) if arm.name in present]
-        refined = [name for name in present if "+" in name]
+        refined = sorted(name for name in present if "+" in name)
         return list(dict.fromkeys([*tuned, *refined, *present]))
 
     def conditions(self, system: str) -> list[Condition]:
@@ -107,11 +117,11 @@ class Study:
         self, condition: Condition, arm: str, against: str, family: str
     ) -> PairedRatio | None:
         """Return a comparison that was made, or None."""
-        wanted = (condition, arm, against, family)
-        for one in self.comparisons:
-            if (one.condition, one.arm, one.against, one.family) == wanted:
-                return one.paired
-        return None
+        return self._compared.get((condition, arm, against, family))
+
+    @cached_property
+    def _compared(self) -> dict[tuple[Condition, str, str, str], PairedRatio]:
+        return {(c.condition, c.arm, c.against, c.family): c.paired for c in self.comparisons}
 
 
 def figure_condition(system: str) -> Condition:
@@ -181,6 +191,7 @@ def _compared(
             {
                 seed: condition.error(row)
                 for seed, row in study.of(condition.system, name, fraction).items()
+                if condition.holds(row)
             }
             for name in (arm, against)
         )

@@ -8,7 +8,7 @@ from typing import Any
 from ase_finetune.study_data import split_note
 from ase_finetune.study_plan import COUPLED_DECAY, REFERENCE, short, tuned_arms
 from ase_finetune.study_schedule import selections
-from ase_finetune.study_statistics import PairedRatio
+from ase_finetune.study_statistics import BETTER, SAME, WORSE, PairedRatio
 from ase_finetune.study_tables import (
     Condition,
     Study,
@@ -18,7 +18,7 @@ from ase_finetune.study_tables import (
 )
 
 _ENERGY = "energy_rmse_meV_per_atom"
-_MARKS = {"better": "**", "worse": "", "not distinguished": ""}
+_MARKS = {BETTER: "**", WORSE: "*"}
 
 
 def markdown(study: Study, kappa: Mapping[str, Mapping[str, float]] | None = None) -> str:
@@ -68,6 +68,7 @@ def _method(study: Study) -> str:
             f"Failed: {len(failed)} runs, of which "
             f"{sum(study.rows[p]['run']['purpose'] == 'tuning' for p in failed)} in tuning."
         )
+    lines += [f"Made by `{command}`." for command in plan.commands]
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -93,11 +94,18 @@ def _summary(study: Study) -> str:
     conditions = [c for system in study.plan.base for c in study.conditions(system)]
     family = f"against {REFERENCE}"
     names = [arm.name for arm in tuned_arms(study.plan) if arm.name != REFERENCE]
-    rows = [
-        [name, *(_ratio(study.ratio(c, name, REFERENCE, family)) for c in conditions)]
-        for name in names
-    ]
-    return _table(["arm", *(c.label for c in conditions)], rows)
+    rows = []
+    for name in names:
+        found = [study.ratio(condition, name, REFERENCE, family) for condition in conditions]
+        rows.append([name, *(_ratio(one) + _why_none(one) for one in found)])
+    legend = "**Bold**: better, *italic*: worse, plain: not distinguished."
+    return f"{legend}\n\n{_table(['arm', *(c.label for c in conditions)], rows)}"
+
+
+def _why_none(paired: PairedRatio | None) -> str:
+    if paired is None or paired.verdict in (BETTER, WORSE, SAME):
+        return ""
+    return f" ({paired.verdict})"
 
 
 def _budget(study: Study, system: str) -> str:
@@ -156,7 +164,7 @@ def _condition(study: Study, condition: Condition) -> str:
         force, energy = condition.error(zero), condition.error(zero, _ENERGY)
         rows.append(["zero-shot", "-", _number(force), _number(energy, 2), "-", "-", "-", "-"])
     for name in study.arms(condition.system):
-        evaluated = study.of(condition.system, name).values()
+        evaluated = [r for r in study.of(condition.system, name).values() if condition.holds(r)]
         forces = [condition.error(row) for row in evaluated]
         energies = [condition.error(row, _ENERGY) for row in evaluated]
         start = [
