@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +14,6 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols, covalent_radii
-from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
@@ -29,24 +25,22 @@ from ase_finetune.architecture import (
     load_tensors,
     stored_tensors,
 )
+from ase_finetune.checkpoint_checks import FORMAT, FORMAT_VERSION, parse_document, sealed
+from ase_finetune.checkpoint_files import (
+    DOCUMENT,
+    read_document,
+    read_weights,
+    sha256,
+    write_folder,
+    write_synced,
+)
 from ase_finetune.errors import CheckpointError
 from ase_finetune.fast_mace import accelerated
 from ase_finetune.graphs import build_graph, collate, predict
 
 SEED = Path(__file__).parent / "foundations" / "seed"  # bundled
-FORMAT = "ase-finetune checkpoint"
-FORMAT_VERSION = 1
 _PACKAGES = ("ase-finetune", "torch", "mace-torch", "e3nn", "ase", "matscipy", "numpy")
-_REQUIRED: dict[str, type | tuple[type, ...]] = {
-    "architecture": dict,
-    "elements": list,
-    "E0s": dict,
-    "dtype": str,
-    "stage": str,
-    "foundation": dict,
-    "tensors_sha256": str,
-    "probe": dict,
-}
+_READS = 3  # of a folder that another process is replacing
 
 
 def versions() -> dict[str, str]:
@@ -85,6 +79,9 @@ class Checkpoint:
         ``name`` and ``sha256`` of what it was fine-tuned from.
     config, metrics, data_hash
         Resolved settings, errors and budget, and the hash of the labelled frames.
+    dispersion
+        The dispersion correction that the labels include, ``none``, or None where they do not say;
+        see :func:`ase_finetune.dispersion.label_dispersion`.
     """
 
     architecture: Mapping[str, Any]
@@ -95,6 +92,7 @@ class Checkpoint:
     config: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     data_hash: str | None = None
+    dispersion: str | None = None
 
     @classmethod
     def from_module(
@@ -155,7 +153,9 @@ class Checkpoint:
         return {"energy": float(result.energy), "forces_norm": float(result.forces.norm())}
 
     def save(self, path: str | Path) -> Path:
-        """Write the folder atomically: a temporary name, fsync, rename.
+        """Write the folder, or replace the checkpoint in it, in one step.
+
+        A process that is killed while it writes leaves the old checkpoint or the new one.
 
         Raises
         ------
@@ -163,8 +163,6 @@ class Checkpoint:
             If ``path`` exists and is not a checkpoint, or the disk refuses.
         """
         target = Path(path)
-        if target.exists() and not (target / "checkpoint.json").is_file():
-            raise CheckpointError(f"{target} exists and is not a checkpoint; choose another name.")
         payload = save_safetensors({k: v.contiguous() for k, v in self.tensors.items()})
         document = {
             "format": FORMAT,
@@ -179,28 +177,13 @@ class Checkpoint:
             "config": dict(self.config),
             "metrics": dict(self.metrics),
             "data_hash": self.data_hash,
+            "dispersion": self.dispersion,
             "versions": versions(),
-            "tensors_sha256": hashlib.sha256(payload).hexdigest(),
+            "tensors_sha256": sha256(payload),
             "probe": self.probe(),
         }
-        text = json.dumps(document, indent=1, allow_nan=False).encode()
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        retired = target.with_name(f".{target.name}.{os.getpid()}.old")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.mkdir()
-            write_synced(temporary / "model.safetensors", payload)
-            write_synced(temporary / "checkpoint.json", text)
-            if target.exists():
-                os.rename(target, retired)
-            os.rename(temporary, target)
-        except OSError as error:
-            raise CheckpointError(f"Cannot write {target}: {error.strerror}.") from error
-        finally:
-            if retired.exists() and not target.exists():
-                os.rename(retired, target)  # stopped between the two renames
-            shutil.rmtree(temporary, ignore_errors=True)
-            shutil.rmtree(retired, ignore_errors=True)
+        text = json.dumps(sealed(document), indent=1, allow_nan=False).encode()
+        write_folder(target, text, payload)
         return target
 
     @classmethod
@@ -219,45 +202,36 @@ class Checkpoint:
             than where it was written.
         """
         folder = SEED if str(path) == "seed" else Path(path)
-        document = _read_document(folder)
-        try:
-            payload = (folder / "model.safetensors").read_bytes()
-        except OSError as error:
-            raise CheckpointError(
-                f"Cannot read {folder / 'model.safetensors'}: {error.strerror}."
-            ) from error
-        if hashlib.sha256(payload).hexdigest() != document["tensors_sha256"]:
-            raise CheckpointError(
-                f"{folder}: the weights are not those that its checkpoint.json describes; "
-                "copy the whole folder again."
-            )
+        document, payload = _read(folder)
         try:
             tensors = load_safetensors(payload)
-        except SafetensorError as error:
+        except Exception as error:  # of any kind, by what is damaged; nothing of the file ran
             raise CheckpointError(f"{folder}: the weights cannot be read ({error}).") from error
-        try:
-            E0s = {atomic_numbers[s]: float(e) for s, e in document["E0s"].items()}
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{folder}: the E0s are not numbers by element.") from error
-        numbers = document["architecture"].get("atomic_numbers")
-        if sorted(E0s) != sorted(numbers or []):
-            raise CheckpointError(f"{folder}: E0s and architecture name different elements.")
         result = cls(
             architecture=document["architecture"],
             tensors=tensors,
-            E0s=E0s,
+            E0s={atomic_numbers[s]: float(e) for s, e in document["E0s"].items()},
             stage=document["stage"],
             foundation=document["foundation"],
-            config=document.get("config", {}),
-            metrics=document.get("metrics", {}),
-            data_hash=document.get("data_hash"),
+            config=document["config"],
+            metrics=document["metrics"],
+            data_hash=document["data_hash"],
+            dispersion=document.get("dispersion"),
         )
         result._verify(document["probe"], folder)
         return result
 
     def _verify(self, expected: Mapping[str, Any], folder: Path) -> None:
         """Compare with the probe stored at saving: library changes must not pass unseen."""
-        found = self.probe()
+        try:
+            found = self.probe()
+        except CheckpointError as error:
+            raise CheckpointError(f"{folder}: {error}") from error
+        except Exception as error:  # of any kind, by what does not belong together
+            raise CheckpointError(
+                f"{folder} describes a model that cannot be evaluated "
+                f"({type(error).__name__}: {error})."
+            ) from error
         for key, value in found.items():
             want = expected.get(key)
             if not isinstance(want, float) or abs(value - want) > 1e-6 * max(1.0, abs(want)):
@@ -274,33 +248,17 @@ def _dtype_of(tensors: Mapping[str, torch.Tensor]) -> str:
     return names.pop()
 
 
-def _read_document(folder: Path) -> dict[str, Any]:
-    path = folder / "checkpoint.json"
-    if not folder.is_dir() or not path.is_file():
-        raise CheckpointError(f"{folder} is not a checkpoint folder (it has no checkpoint.json).")
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not readable JSON; copy the folder again.") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not an ase-finetune checkpoint.")
-    if document.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format version {document.get('format_version')}, this version of "
-            f"ase-finetune reads {FORMAT_VERSION}; update ase-finetune."
-        )
-    for key, kind in _REQUIRED.items():
-        if not isinstance(document.get(key), kind):
-            raise CheckpointError(f"{path} lacks a valid {key!r}; copy the folder again.")
-    return document
+def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """Return document and weights that belong together, also while a process replaces them."""
+    for _ in range(_READS):
+        text = read_document(folder)
+        document = parse_document(text, folder / DOCUMENT)
+        try:
+            return document, read_weights(folder, document["tensors_sha256"])
+        except CheckpointError:
+            if read_document(folder) == text:
+                raise
+    raise CheckpointError(f"{folder} is being replaced by another process; try again.")
 
 
-def write_synced(path: Path, payload: bytes) -> None:
-    """Write a file and wait until it is on disk."""
-    with open(path, "wb") as file:
-        file.write(payload)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-__all__ = ["Checkpoint", "dtype_name", "probe_atoms", "versions", "write_synced"]
+__all__ = ["SEED", "Checkpoint", "dtype_name", "probe_atoms", "versions", "write_synced"]

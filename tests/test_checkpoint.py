@@ -14,6 +14,7 @@ from ase.build import bulk
 from mace_kinds import random_mace
 
 from ase_finetune import Checkpoint, FineTunedCalculator
+from ase_finetune.checkpoint_checks import sealed
 from ase_finetune.errors import CheckpointError
 
 
@@ -70,7 +71,7 @@ def test_saving_replaces_a_checkpoint_and_nothing_else(checkpoint, saved, tmp_pa
 
 
 def test_a_failed_write_leaves_the_old_one(checkpoint, saved, monkeypatch, tmp_path):
-    import ase_finetune.checkpoint as module
+    import ase_finetune.checkpoint_files as module
 
     def full(path, payload):
         path.write_bytes(payload[:100])
@@ -83,29 +84,42 @@ def test_a_failed_write_leaves_the_old_one(checkpoint, saved, monkeypatch, tmp_p
     Checkpoint.load(saved)
 
 
-def edit(folder, **changes):
+def edit(folder, seal=True, **changes):
+    """Change the document, by default as somebody who makes its hash fit would."""
     path = folder / "checkpoint.json"
     document = json.loads(path.read_text())
     document.update(changes)
+    if seal:
+        document = sealed({k: v for k, v in document.items() if k != "sha256"})
     path.write_text(json.dumps(document))
 
 
-def test_a_failed_replacement_leaves_the_old_one(checkpoint, tmp_path, monkeypatch):
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_failed_replacement_leaves_the_old_or_the_new_one(
+    checkpoint, tmp_path, monkeypatch, call
+):
+    """The first rename exchanges the checkpoint; without the second, it is the new one already."""
     target = checkpoint.save(tmp_path / "model")
-    before = (target / "checkpoint.json").read_bytes()
-    real, calls = os.rename, []
+    real, calls = os.replace, []
 
     def rename(source, destination):
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == call:
             raise OSError(28, "No space left on device")
         real(source, destination)
 
+    name = "interactions.0.linear_up.weight"
+    other = checkpoint.replace(
+        stage="refined", tensors={**checkpoint.tensors, name: 1.01 * checkpoint.tensors[name]}
+    )
     with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="No space"):
-        patch.setattr(os, "rename", rename)
-        checkpoint.save(target)
-    assert (target / "checkpoint.json").read_bytes() == before
+        patch.setattr(os, "replace", rename)
+        other.save(target)
+    assert Checkpoint.load(target).stage == ("finetuned" if call == 1 else "refined")
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    checkpoint.save(target)
+    assert sorted(p.name for p in target.iterdir()) == ["checkpoint.json", "model.safetensors"]
+    assert Checkpoint.load(target).stage == "finetuned"
 
 
 @pytest.mark.parametrize(
@@ -113,10 +127,13 @@ def test_a_failed_replacement_leaves_the_old_one(checkpoint, tmp_path, monkeypat
     [
         ({"format": "other"}, "not an ase-finetune checkpoint"),
         ({"format_version": 99}, "update ase-finetune"),
-        ({"architecture": {}}, "different elements"),
-        ({"E0s": {"Cu": "x", "Mo": 0}}, "not numbers by element"),
+        ({"format_version": 1}, "changed after it was written"),
+        ({"architecture": {}}, "describes no MACE model"),
+        ({"E0s": {"Cu": "x", "Mo": 0}}, "not a finite number"),
         ({"E0s": {"Cu": 1.0}}, "different elements"),
+        ({"elements": ["Mo", "Cu"]}, "different elements"),
         ({"elements": None}, "lacks a valid 'elements'"),
+        ({"dispersion": 3}, "lacks a valid 'dispersion'"),
         ({"tensors_sha256": "0" * 64}, "weights are not those"),
         ({"probe": {"energy": 1.0, "forces_norm": 0.0}}, "library versions"),
     ],
@@ -125,6 +142,22 @@ def test_inconsistent_documents(saved, changes, sentence):
     edit(saved, **changes)
     with pytest.raises(CheckpointError, match=sentence):
         Checkpoint.load(saved)
+
+
+def test_a_changed_number_is_noticed(saved):
+    edit(saved, seal=False, E0s={"Cu": -3.26, "Mo": -1234.5678901234567})
+    with pytest.raises(CheckpointError, match="changed after it was written"):
+        Checkpoint.load(saved)
+
+
+def test_a_document_of_format_1_is_read_as_before(checkpoint, saved):
+    path = saved / "checkpoint.json"
+    document = json.loads(path.read_text()) | {"format_version": 1}
+    del document["sha256"], document["dispersion"]
+    path.write_text(json.dumps(document))
+    loaded = Checkpoint.load(saved)
+    assert loaded.E0s == checkpoint.E0s
+    assert loaded.dispersion is None
 
 
 def test_damaged_files(saved):
@@ -194,10 +227,30 @@ def test_loading_never_unpickles(saved):
     assert found.stdout.strip() == "0", found.stderr
 
 
-def test_importing_leaves_safe_loading_on():
-    code = (
-        "import os, ase_finetune.checkpoint; "
-        "assert 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' not in os.environ"
-    )
+_SAFE = """
+import os, sys, pathlib, pickle, torch
+import {}
+assert "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD" not in os.environ
+class Bomb:
+    def __reduce__(self):
+        return (open, (sys.argv[1], "w"))
+torch.save(Bomb(), sys.argv[1] + ".pt")
+try:
+    torch.load(sys.argv[1] + ".pt")
+except pickle.UnpicklingError:
+    print("refused", pathlib.Path(sys.argv[1]).exists())
+"""
+
+
+@pytest.mark.parametrize(
+    "modules",
+    ["ase_finetune.calculator", "ase_finetune.run, ase_finetune.cli, ase_finetune.export"],
+)
+def test_importing_leaves_safe_loading_on(modules, tmp_path):
+    """mace-torch turns it off for the whole process."""
     clean = {k: v for k, v in os.environ.items() if k != "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"}
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=clean)
+    found = subprocess.run(
+        [sys.executable, "-c", _SAFE.format(modules), str(tmp_path / "executed")],
+        capture_output=True, text=True, env=clean, check=False,
+    )  # fmt: skip
+    assert found.stdout.strip() == "refused False", found.stderr
