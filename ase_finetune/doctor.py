@@ -255,8 +255,8 @@ def _examine_repeats(found: _Examined) -> None:
         source = f"{name}:{part}" if part else name
         fitted = found.data.role == "data" and part in ("", "train", "valid")
         chosen = [frames[i] for i in several]
-        found.findings += check_twins(chosen, several, source, fitted)
         pairs = twins(chosen)
+        found.findings += check_twins(pairs, chosen, several, source, fitted)
         known = {(several[a], several[b]) for a, b in pairs.same + pairs.near}
         found.findings += check_equivalent(chosen, several, source, known)
     for first, second in combinations(_ordered(parts), 2):

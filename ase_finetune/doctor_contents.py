@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.data import chemical_symbols
 from ase.units import GPa
 
 from ase_finetune.data import _TRAJECTORY_KEYS
@@ -23,7 +24,8 @@ def contents(data: FrameSet) -> dict[str, Any]:
     """Describe a set in numbers that JSON can hold; ranges are of finite values only."""
     frames = data.frames
     sizes = [len(f) for f in frames]
-    numbers = Counter(s for f in frames for s, n in f.symbols.formula.count().items() for _ in [n])
+    formulas = _formulas(frames)
+    elements = Counter(chemical_symbols[z] for f in frames for z in np.unique(f.numbers))
     solid = [f for f in frames if f.pbc.all() and len(f) and sound_cell(f)]
     return {
         "file": str(data.path),
@@ -31,8 +33,8 @@ def contents(data: FrameSet) -> dict[str, Any]:
         "n_frames": len(frames),
         "n_isolated_atoms": sum(is_isolated_atom(f) for f in frames),
         "n_atoms": _range(sizes),
-        "frames_with_element": dict(sorted(numbers.items())),
-        "formulas": _counted(f.get_chemical_formula() for f in frames),
+        "frames_with_element": dict(sorted(elements.items())),
+        "formulas": _counted(formulas),
         "periodic": _counted(
             "".join(c for c, p in zip(_PBC, f.pbc, strict=True) if p) or "none" for f in frames
         ),
@@ -59,6 +61,18 @@ def contents(data: FrameSet) -> dict[str, Any]:
         "force_eV_per_A": _forces(frames),
         "stress_GPa": _stresses(frames),
     }
+
+
+def _formulas(frames: Sequence[Atoms]) -> list[str]:
+    """Formula of every frame, made once for each composition."""
+    known: dict[bytes, str] = {}
+    formulas = []
+    for frame in frames:
+        key = np.sort(frame.numbers).tobytes()
+        if key not in known:
+            known[key] = frame.get_chemical_formula()
+        formulas.append(known[key])
+    return formulas
 
 
 def _trajectory(frame: Atoms) -> str | None:

@@ -11,8 +11,8 @@ from ase import Atoms
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from ase_finetune.data_duplicates import shared_frames
-from ase_finetune.data_read import ENERGY_KEY, is_isolated_atom
+from ase_finetune.data_duplicates import _equal, _fingerprint, shared_frames
+from ase_finetune.data_read import ENERGY_KEY
 from ase_finetune.doctor_finding import Finding, of_frames
 
 Array = NDArray[np.float64]
@@ -24,6 +24,7 @@ _LABEL_NOISE = 1e-3  # eV/atom
 _FOLLOWING = 0.7  # of the usual distance between frames of the two sets
 _CANDIDATES = 6
 _INSIDE = 0.9
+_MOST_LOOKED_AT = 500
 _LEAST_ATOMS = 4
 
 
@@ -115,18 +116,19 @@ def _radius(frame: Atoms) -> float:
 
 
 def check_twins(
-    frames: Sequence[Atoms], rows: Sequence[int], name: str, fitted: bool
+    found: Twins, frames: Sequence[Atoms], rows: Sequence[int], name: str, fitted: bool
 ) -> list[Finding]:
     """Judge repeated frames in one set.
 
     Parameters
     ----------
+    found
+        Of `twins`.
     frames, rows, name
         Frames with finite labels, their numbers, and the set.
     fitted
         Whether the set is trained on; elsewhere repeats are only noted.
     """
-    found = twins(frames)
     level = "warning" if fitted else "note"
     findings = []
     for code, pairs, how in (
@@ -240,30 +242,44 @@ def _neighbors(
             continue
         group, rest = [first[i] for i in rows], [second[j] for j in columns]
         points = _points([*group, *rest])
-        _, nearest = cKDTree(points[: len(group)]).query(
+        gaps, nearest = cKDTree(points[: len(group)]).query(
             points[len(group) :], k=min(_CANDIDATES, len(group))
         )
-        typical = _typical(group, rest)
-        between = []
-        for column, frame, around in zip(
-            columns, rest, np.reshape(nearest, (len(rest), -1)), strict=True
-        ):
-            if column in leaked:
-                continue
-            apart = sorted((_apart(group[int(a)], frame), int(a)) for a in around)
-            if farthest(group[apart[0][1]], frame) < NEAR:
-                near.append(column)
-            elif len(apart) > 1 and apart[1][0] < _FOLLOWING * typical:
-                # In independent frames the two nearest are next to each other by chance only, and
-                # farther from the frame than from each other.
-                one, other = apart[0][1], apart[1][1]
-                step = _apart(group[one], group[other])
-                if abs(one - other) == 1 and apart[1][0] < _INSIDE * step:
-                    between.append(column)
-        enough = len(rest[0]) >= _LEAST_ATOMS and len(group) >= 8
-        if enough and len(between) >= max(3, 0.2 * len(rest)):
+        gaps, nearest = (np.reshape(x, (len(rest), -1)) for x in (gaps, nearest))
+        for place in np.flatnonzero(gaps[:, 0] < _radius(rest[0])):
+            if any(farthest(group[int(a)], rest[place]) < NEAR for a in nearest[place]):
+                near.append(columns[place])
+        if len(rest[0]) < _LEAST_ATOMS or len(group) < 8:
+            continue
+        # Of many frames a part shows as well whether they lie between the others.
+        looked_at = np.unique(np.linspace(0, len(rest) - 1, _MOST_LOOKED_AT).astype(int))
+        limit = _FOLLOWING * _typical(group, rest)
+        between = [
+            columns[place]
+            for place in looked_at
+            if columns[place] not in leaked
+            and _lies_between(rest[place], group, nearest[place], limit)
+        ]
+        if len(between) >= max(3, 0.2 * len(looked_at)):
             following += between
+    near = [column for column in near if column not in leaked]
     return sorted(near), sorted(following)
+
+
+def _lies_between(
+    frame: Atoms, group: Sequence[Atoms], nearest: NDArray[np.int64], limit: float
+) -> bool:
+    """Whether the two nearest of a group follow each other and are farther apart than from it.
+
+    In independent frames they follow each other by chance only.
+    """
+    apart = sorted((_apart(group[int(a)], frame), int(a)) for a in nearest)
+    if len(apart) < 2 or apart[1][0] > limit:
+        return False
+    one, other = apart[0][1], apart[1][1]
+    if abs(one - other) != 1:
+        return False
+    return apart[1][0] < _INSIDE * _apart(group[one], group[other])
 
 
 def _typical(first: Sequence[Atoms], second: Sequence[Atoms]) -> float:
@@ -284,13 +300,18 @@ def check_equivalent(
     frames: Sequence[Atoms], rows: Sequence[int], name: str, known: set[tuple[int, int]]
 ) -> list[Finding]:
     """Note frames that equal others by symmetry or in another order of atoms."""
-    chosen = [i for i, f in enumerate(frames) if not is_isolated_atom(f)]
-    pairs = [
-        (rows[chosen[a]], rows[chosen[b]])
-        for a, b in shared_frames([frames[i] for i in chosen], [frames[i] for i in chosen])
-        if a < b
-    ]
-    pairs = [pair for pair in pairs if pair not in known]
+    pairs: list[tuple[int, int]] = []
+    groups: dict[tuple[bytes, bytes], list[int]] = defaultdict(list)
+    for index, frame in enumerate(frames):
+        groups[np.sort(frame.numbers).tobytes(), frame.pbc.tobytes()].append(index)
+    for members in groups.values():
+        if len(members) > 1:
+            points = np.array([_fingerprint(frames[i]) for i in members])
+            for a, b in cKDTree(points).query_pairs(1.0):
+                i, j = sorted((members[a], members[b]))
+                if (rows[i], rows[j]) not in known and _equal(frames[i], frames[j]):
+                    pairs.append((rows[i], rows[j]))
+    pairs.sort()
     if not pairs:
         return []
     i, j = pairs[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from ase import Atoms
@@ -24,6 +25,7 @@ _NOBLE = (2, 10, 18, 36, 54, 86)  # bound too weakly for covalent radii to mean 
 # Nearest neighbors lie at 0.85 (molecules, bcc) to 1.2 (Mg, K, Pb) times the sum of the radii;
 # a bohr read as an angstrom makes that 1.6 to 2.3, the opposite mistake 0.45 to 0.64.
 _SPACINGS = (0.7, 1.4)
+_SPACINGS_LOOKED_AT = 500  # frames
 BOHR = 0.529177
 
 
@@ -37,7 +39,7 @@ class Geometry:
         (F, K), per atom: composition, smooth counts of pair distances and of densities.
     spacing
         (F,), median over the atoms of the nearest distance over the sum of covalent radii; NaN
-        for single atoms and noble gases.
+        for single atoms, noble gases and, of many frames, those not looked at.
     overlaps
         Row -> what overlaps.
     """
@@ -65,13 +67,16 @@ def geometry(
     table = np.zeros(119, dtype=np.int64)
     table[elements] = np.arange(len(elements))
     features, spacing, overlaps = [], np.full(len(frames), np.nan), {}
+    stride = max(1, len(frames) // _SPACINGS_LOOKED_AT)
     for row, frame in enumerate(frames):
         first, second, distance = close_pairs(frame, CUTOFF)
         features.append(_features(table[frame.numbers], first, second, distance, elements, bins))
         radii = covalent_radii[frame.numbers]
         if len(distance):
-            spacing[row] = _spacing(frame, first, second, distance / (radii[first] + radii[second]))
-            limit = np.maximum(OVERLAP_DISTANCE, OVERLAP_FRACTION * (radii[first] + radii[second]))
+            bond = radii[first] + radii[second]
+            if row % stride == 0:
+                spacing[row] = _spacing(frame, first, second, distance / bond)
+            limit = np.maximum(OVERLAP_DISTANCE, OVERLAP_FRACTION * bond)
             bad = np.flatnonzero(distance < limit)
             if len(bad):
                 worst = bad[np.argmin(distance[bad])]
@@ -99,7 +104,7 @@ def close_pairs(frame: Atoms, cutoff: float) -> tuple[Ints, Ints, Array]:
         own = np.flatnonzero(first == second)
         keep = np.concatenate([np.flatnonzero(half), own[::2]])
         return first[keep], second[keep], distance[keep]
-    first, second = np.triu_indices(len(frame), 1)
+    first, second = _every_pair(len(frame))
     vector = frame.positions[second] - frame.positions[first]
     if pbc.any():
         scaled = vector @ np.linalg.inv(cell)
@@ -108,6 +113,11 @@ def close_pairs(frame: Atoms, cutoff: float) -> tuple[Ints, Ints, Array]:
     squares = np.einsum("ij,ij->i", vector, vector)
     near = np.flatnonzero(squares < cutoff**2)
     return first[near], second[near], np.sqrt(squares[near])
+
+
+@lru_cache(maxsize=32)
+def _every_pair(size: int) -> tuple[Ints, Ints]:
+    return np.triu_indices(size, 1)
 
 
 def _features(
@@ -124,8 +134,10 @@ def _features(
     kind = high * (high + 1) // 2 + low
     kinds = count * (count + 1) // 2
     pairs = np.zeros((kinds, bins))
-    for k in np.unique(kind):
-        pairs[k] = waves[kind == k].sum(axis=0)
+    if len(kind):
+        order = np.argsort(kind, kind="stable")
+        starts = np.flatnonzero(np.diff(kind[order], prepend=-1))
+        pairs[kind[order][starts]] = np.add.reduceat(waves[order], starts, axis=0)
     # Metals need more than pairs: the square root of a density, as embedded atoms have it.
     pull = np.exp(-distance) * switch
     density = np.bincount(first, weights=pull, minlength=size)
@@ -137,8 +149,12 @@ def _features(
 
 def _spacing(frame: Atoms, first: Ints, second: Ints, ratio: Array) -> float:
     nearest = np.full(len(frame), np.inf)
-    np.minimum.at(nearest, first, ratio)
-    np.minimum.at(nearest, second, ratio)
+    far_first = np.argsort(-ratio)
+    for side in (first[far_first], second[far_first]):
+        # Of several values for one atom the last, smallest one stays.
+        closest = np.full(len(frame), np.inf)
+        closest[side] = ratio[far_first]
+        nearest = np.minimum(nearest, closest)
     bound = nearest[~np.isin(frame.numbers, _NOBLE) & np.isfinite(nearest)]
     return float(np.median(bound)) if len(bound) else float("nan")
 

@@ -25,7 +25,7 @@ _SETTINGS = re.compile(
     re.IGNORECASE,
 )
 _IN_TEXT = re.compile(
-    r"\bD[234](\(BJ\)|BJ)?\b|-D[234]\b|vdW-?DF|rVV10|\bMBD\b|Tkatchenko|dispersion|Grimme",
+    r"\bD[234](\(BJ\)|BJ\b|\b)|-D[234]\b|vdW-?DF|rVV10|\bMBD\b|Tkatchenko|dispersion|Grimme",
     re.IGNORECASE,
 )
 _FUNCTIONAL_IN_TEXT = re.compile(
