@@ -21,6 +21,7 @@ from ase_finetune.cli_arguments import (
     Json,
     OutFolder,
     Overwrite,
+    Replay,
     Resume,
     SplitBy,
     StressKey,
@@ -29,6 +30,7 @@ from ase_finetune.cli_arguments import (
     ValidFile,
     ValidFraction,
 )
+from ase_finetune.cli_curvature import curvature
 from ase_finetune.cli_data import frames_of, splits_of
 from ase_finetune.cli_doctor import doctor
 from ase_finetune.cli_export import export
@@ -38,6 +40,7 @@ from ase_finetune.cli_properties import FORMS
 from ase_finetune.cli_report import report
 from ase_finetune.cli_results import show
 from ase_finetune.cli_study import study
+from ase_finetune.cli_systems import systems
 from ase_finetune.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -65,6 +68,7 @@ def run(
     settings: dict[str, Any],
     refine_evaluations: int | None,
     system: Annotated[str, typer.Argument(help="A bundled system; see `ase-finetune systems`.")],
+    replay: Replay = None,
     out: OutFolder = None,
     overwrite: Overwrite = False,
     resume: Resume = False,
@@ -85,6 +89,7 @@ def run(
         overwrite,
         resume,
         as_json,
+        replay,
         system=chosen,
     )
 
@@ -104,6 +109,7 @@ def train(
     energy_key: EnergyKey = MACE_KEYS[0],
     forces_key: ForcesKey = MACE_KEYS[1],
     stress_key: StressKey = MACE_KEYS[2],
+    replay: Replay = None,
     out: OutFolder = None,
     overwrite: Overwrite = False,
     resume: Resume = False,
@@ -121,7 +127,8 @@ def train(
         (energy_key, forces_key, stress_key),
         config.uses_stress,
     )
-    _job(splits, config, refine_config, out or Path("runs") / name, overwrite, resume, as_json)
+    folder = out or Path("runs") / name
+    _job(splits, config, refine_config, folder, overwrite, resume, as_json, replay)
 
 
 def _job(
@@ -132,6 +139,7 @@ def _job(
     overwrite: bool,
     resume: bool,
     as_json: bool,
+    replay: Path | None,
     system: System | None = None,
 ) -> None:
     from ase_finetune.distributed import is_first
@@ -154,6 +162,7 @@ def _job(
             system=system,
             properties=() if system is None else system.properties,
             resume=resume,
+            replay=replay,
             provenance=provenance,
         )
     if not is_first():
@@ -184,6 +193,9 @@ def refine(
     proximal: Annotated[
         float, typer.Option(help="Weight of the squared distance to the start.")
     ] = 0.0,
+    nvt_gate_ps: Annotated[
+        float, typer.Option(help="Length of a dynamics that the weights must survive (0: none).")
+    ] = 0.0,
     valid_fraction: ValidFraction = 0.1,
     split_by: SplitBy = "trajectory",
     energy_key: EnergyKey = MACE_KEYS[0],
@@ -197,6 +209,7 @@ def refine(
 ) -> None:
     """Refine a checkpoint by L-BFGS or Levenberg-Marquardt, kept only if validation improves."""
     from ase_finetune.config import RefineConfig
+    from ase_finetune.nvt_gate import gate_for
     from ase_finetune.refinement import refine as refine_checkpoint
     from ase_finetune.terminal import TerminalReporter
 
@@ -205,6 +218,7 @@ def refine(
         evaluations=evaluations,
         history=history,
         proximal=proximal,
+        nvt_gate_ps=nvt_gate_ps,
         device=device,
         accelerate=accelerate,
     )
@@ -224,7 +238,8 @@ def refine(
     )
     splits.check(stress=stress, elements=loaded.numbers)
     with TerminalReporter() as reporter:
-        result = refine_checkpoint(loaded, splits, config, progress=reporter.record)
+        gate = gate_for(splits, config)
+        result = refine_checkpoint(loaded, splits, config, progress=reporter.record, gate=gate)
         if "note" in result.metrics:
             reporter.note(result.metrics["note"])
     result.save(out)
@@ -338,38 +353,9 @@ def properties(
         raise UserError(f"No value for {', '.join(failures)}: {next(iter(failures.values()))}")
 
 
-@app.command()
-@guarded
-def systems(
-    name: Annotated[str | None, typer.Argument(help="Only this system.")] = None,
-    export: Annotated[
-        Path | None, typer.Option(help="Write its frames as extended XYZ, split by `split`.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """List the bundled systems with their data and provenance, or export one's frames."""
-    from ase_finetune.cli_systems import described, export_frames
-    from systems import get_system, list_systems
-
-    chosen = {key: get_system(key) for key in ([name] if name else list_systems())}
-    if export is not None:
-        if name is None:
-            raise ConfigError("Name the system to export, as in `systems mo --export mo.xyz`.")
-        count = export_frames(chosen[name], export)
-        typer.echo(f"{count} frames in {export}")
-        return
-    if as_json:
-        typer.echo(json.dumps({key: described(system) for key, system in chosen.items()}, indent=1))
-        return
-    for key, system in chosen.items():
-        counts = ", ".join(f"{n} {split}" for split, n in system.counts().items())
-        typer.echo(
-            f"{key}: {system.description}\n  {system.level_of_theory}\n  frames: {counts}\n"
-            f"  properties: {', '.join(system.properties)}\n  license: {system.license}"
-        )
-
-
+app.command()(systems)
 app.command()(study)
+app.command()(curvature)
 
 
 app.command()(doctor)

@@ -39,3 +39,11 @@ Accelerate = Annotated[
         "--accelerate/--no-accelerate", help="Faster exact evaluation, or that of mace-torch."
     ),
 ]
+Replay = Annotated[
+    Path | None,
+    typer.Option(
+        "--replay",
+        help="Frames of the foundation's own domain, to measure what is forgotten of it"
+        " (default: those that come with the seed).",
+    ),
+]

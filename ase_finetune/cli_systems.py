@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from ase_finetune.cli_arguments import Json
+from ase_finetune.cli_guard import guarded
 from ase_finetune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,3 +61,32 @@ def export_frames(system: System, path: Path) -> int:
     frames = [frame for split in system.frames().values() for frame in split]
     write(path, frames, format="extxyz")
     return len(frames)
+
+
+@guarded
+def systems(
+    name: Annotated[str | None, typer.Argument(help="Only this system.")] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write its frames as extended XYZ, split by `split`.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the bundled systems with their data and provenance, or export one's frames."""
+    from systems import get_system, list_systems
+
+    chosen = {key: get_system(key) for key in ([name] if name else list_systems())}
+    if export is not None:
+        if name is None:
+            raise ConfigError("Name the system to export, as in `systems mo --export mo.xyz`.")
+        count = export_frames(chosen[name], export)
+        typer.echo(f"{count} frames in {export}")
+        return
+    if as_json:
+        typer.echo(json.dumps({key: described(system) for key, system in chosen.items()}, indent=1))
+        return
+    for key, system in chosen.items():
+        counts = ", ".join(f"{n} {split}" for split, n in system.counts().items())
+        typer.echo(
+            f"{key}: {system.description}\n  {system.level_of_theory}\n  frames: {counts}\n"
+            f"  properties: {', '.join(system.properties)}\n  license: {system.license}"
+        )

@@ -53,10 +53,14 @@ class TrainConfig:
     lr_factor, scheduler_patience
         Of ``plateau``: the learning rate is multiplied by the one each time that so many epochs
         pass without a better validation force error.
-    epochs, batch_size, micro_batch_size, patience
-        Passes over the data; frames per step; frames evaluated at once (0: all of a step), which
-        bounds memory and changes the gradient by rounding only; epochs without a better
-        validation force error before stopping (0: never).
+    epochs, epoch_frames
+        Number of epochs, after each of which the weights are validated; frames in an epoch (0:
+        all), for data so large that this must happen more often.
+    batch_size, micro_batch_size
+        Frames per step; frames evaluated at once (0: all of a step), which bounds memory and
+        changes the gradient by rounding only.
+    patience
+        Epochs without a better validation force error before stopping (0: never).
     loss, huber_delta
         ``mse``, or ``huber``, which is linear beyond ``huber_delta`` (in eV/atom, eV/A and
         eV/A^3 alike, as in mace-torch) and equals ``mse`` below.
@@ -100,6 +104,7 @@ class TrainConfig:
     scheduler_patience: int = 10
     warmup_fraction: float | None = None
     epochs: int = 100
+    epoch_frames: int = 0
     batch_size: int = 4
     micro_batch_size: int = 0
     patience: int = 0
@@ -151,7 +156,7 @@ class TrainConfig:
         number("lr_factor", self.lr_factor, 1e-6, 1.0)
         for name in ("epochs", "batch_size", "scheduler_patience"):
             whole(name, getattr(self, name), 1)
-        for name in ("patience", "seed", "micro_batch_size", "divergence_retries"):
+        for name in ("patience", "seed", "epoch_frames", "micro_batch_size", "divergence_retries"):
             whole(name, getattr(self, name), 0)
         choose("loss", self.loss, LOSSES)
         number("huber_delta", self.huber_delta, 1e-12)
@@ -261,6 +266,9 @@ class RefineConfig:
         Atoms evaluated at once; bounds memory, does not change the loss.
     energy_weight, forces_weight, stress_weight
         None: as in training.
+    nvt_gate_ps, nvt_gate_K
+        Length and temperature of a dynamics of the first validation frame that refined weights
+        must survive to be accepted (0: none).
     device
         ``cpu``, ``cuda`` or ``auto``.
     accelerate
@@ -279,6 +287,8 @@ class RefineConfig:
     energy_weight: float | None = None
     forces_weight: float | None = None
     stress_weight: float | None = None
+    nvt_gate_ps: float = 0.0
+    nvt_gate_K: float = 300.0
     device: str = "cpu"
     accelerate: bool = True
 
@@ -288,7 +298,8 @@ class RefineConfig:
         text("device", self.device)
         for name in ("evaluations", "history", "products", "batch_atoms"):
             whole(name, getattr(self, name), 1)
-        for name in ("proximal", "jacobian_GB"):
+        number("nvt_gate_K", self.nvt_gate_K, 1.0)
+        for name in ("proximal", "jacobian_GB", "nvt_gate_ps"):
             number(name, getattr(self, name), 0.0)
         number("damping", self.damping, 1e-15)
         number("scaling", self.scaling, 0.0, 1.0)

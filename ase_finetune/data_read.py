@@ -34,6 +34,7 @@ def read_frames(
     forces_key: str = FORCES_KEY,
     stress_key: str = STRESS_KEY,
     stress: bool | None = None,
+    labelled: bool = True,
 ) -> list[Atoms]:
     """Read every frame of a file and bring its labels under the `REF_*` keys.
 
@@ -48,6 +49,8 @@ def read_frames(
     stress
         Whether a stress label must be there; None requires one if a key other than the default is
         named.
+    labelled
+        Whether labels must be there at all.
 
     Returns
     -------
@@ -73,7 +76,7 @@ def read_frames(
             f"{path.name}: {stress_key!r} names a virial, so divide it by minus the cell volume "
             "and store the result as a stress in eV/A^3."
         )
-    for kind, key in wanted.items():
+    for kind, key in wanted.items() if labelled else ():
         if not any(_find(frame, key) is not None for frame in raw):
             raise DataError(_absent(path, kind, key, raw))
     return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,7 +86,7 @@ def _rmse(difference: np.ndarray) -> float | None:
     return None if finite.size == 0 else float(1000.0 * np.sqrt(np.mean(finite**2)))
 
 
-def chunks(graphs: Sequence[Graph], batch_atoms: int) -> Iterator[list[Graph]]:
+def chunks(graphs: Iterable[Graph], batch_atoms: int) -> Iterator[list[Graph]]:
     """Yield consecutive graphs with at most ``batch_atoms`` atoms together (at least one graph)."""
     part: list[Graph] = []
     total = 0
@@ -169,7 +169,7 @@ def predict_frames(
     device = resolve_device(device)
     module = checkpoint.module(dtype, device, accelerate=accelerate)
     numbers = checkpoint.numbers
-    graphs = [build_graph(a, numbers, checkpoint.r_max, dtype=DTYPES[dtype]) for a in frames]
+    graphs = (build_graph(a, numbers, checkpoint.r_max, dtype=DTYPES[dtype]) for a in frames)
     energies, forces, stresses = [], [], []
     for part in chunks(graphs, batch_atoms):
         result = predict(module, collate(part, len(numbers), device), stress=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 import torch
@@ -11,6 +14,8 @@ from ase import Atoms
 from matscipy.neighbours import neighbour_list
 
 from ase_finetune.errors import DataError
+
+KEEP_BYTES = 5e8  # of graphs, in all
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,81 @@ class Graph:
     @property
     def n_atoms(self) -> int:
         return int(self.positions.shape[0])
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the tensors in memory."""
+        parts = (getattr(self, f.name) for f in dataclasses.fields(self))
+        return sum(t.numel() * t.element_size() for t in parts if isinstance(t, torch.Tensor))
+
+
+class LabelledGraphs(Sequence[Graph]):
+    """Graphs of labelled frames, made when they are first asked for and kept within bounds.
+
+    Neighbor lists take many times the memory of the frames themselves, so that those of a large
+    data set cannot all be kept; a graph that is not kept is made again each time.
+
+    Parameters
+    ----------
+    frames
+        Labelled frames.
+    numbers, r_max, dtype, E0s
+        As for :func:`build_graph`.
+    stress
+        Whether stress labels are kept.
+    keep_bytes
+        Largest sum of the sizes of the graphs that are kept.
+    """
+
+    def __init__(
+        self,
+        frames: Sequence[Atoms],
+        numbers: Sequence[int],
+        r_max: float,
+        *,
+        dtype: torch.dtype,
+        E0s: dict[int, float],
+        stress: bool,
+        keep_bytes: float = KEEP_BYTES,
+    ) -> None:
+        self.frames, self.stress = frames, stress
+        self._make = functools.partial(
+            build_graph, numbers=numbers, r_max=r_max, dtype=dtype, E0s=E0s
+        )
+        self._kept: dict[int, Graph] = {}
+        self._free = keep_bytes
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @overload
+    def __getitem__(self, index: int) -> Graph: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Graph]: ...
+
+    def __getitem__(self, index: int | slice) -> Graph | list[Graph]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        if place in self._kept:
+            return self._kept[place]
+        graph = self._make(self.frames[place])
+        if not self.stress:
+            graph = dataclasses.replace(graph, stress=None)
+        if graph.n_bytes <= self._free:
+            self._free -= graph.n_bytes
+            self._kept[place] = graph
+        return graph
+
+    def label_counts(self) -> tuple[int, int, int]:
+        """Return the numbers of energies, force components and stress components."""
+        energies = forces = stresses = 0
+        for frame in self.frames:
+            energies += "REF_energy" in frame.info
+            forces += 3 * len(frame) if "REF_forces" in frame.arrays else 0
+            stresses += 6 if self.stress and "REF_stress" in frame.info else 0
+        return energies, forces, stresses
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ase_finetune.graphs import Batch, Graph, Prediction
+from ase_finetune.graphs import Batch, Graph, LabelledGraphs, Prediction
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,15 @@ class Loss:
         huber_delta: float = math.inf,
     ) -> Loss:
         """Count the labels of a training set."""
-        return cls(
-            energy_weight,
-            forces_weight,
-            stress_weight,
-            n_frames=sum(g.energy is not None for g in graphs),
-            n_forces=sum(3 * g.n_atoms for g in graphs if g.forces is not None),
-            n_stresses=sum(6 for g in graphs if g.stress is not None),
-            huber_delta=huber_delta,
-        )
+        if isinstance(graphs, LabelledGraphs):
+            counts = graphs.label_counts()
+        else:
+            counts = (
+                sum(g.energy is not None for g in graphs),
+                sum(3 * g.n_atoms for g in graphs if g.forces is not None),
+                sum(6 for g in graphs if g.stress is not None),
+            )
+        return cls(energy_weight, forces_weight, stress_weight, *counts, huber_delta=huber_delta)
 
     @property
     def needs_stress(self) -> bool:

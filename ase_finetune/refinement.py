@@ -20,7 +20,7 @@ from ase_finetune.config import WEIGHTS, RefineConfig
 from ase_finetune.data import Splits
 from ase_finetune.errors import ConfigError
 from ase_finetune.evaluate import chunks, force_rmse, resolve_device
-from ase_finetune.graphs import Batch, Graph, collate, predict
+from ase_finetune.graphs import Batch, collate, predict
 from ase_finetune.levenberg_marquardt import LevenbergMarquardt, LMSettings
 from ase_finetune.loss import Loss
 from ase_finetune.residuals import Residuals
@@ -28,6 +28,7 @@ from ase_finetune.start import make_graphs, training_frames
 from ase_finetune.weights import Weights, freeze, restore, snapshot
 
 Progress = Callable[[Mapping[str, Any]], None]
+Gate = Callable[[Checkpoint], str | None]
 
 
 def refine(
@@ -36,6 +37,7 @@ def refine(
     config: RefineConfig | None = None,
     *,
     progress: Progress | None = None,
+    gate: Gate | None = None,
 ) -> Checkpoint:
     """Refine deployed weights by a brief full-batch L-BFGS or Levenberg-Marquardt.
 
@@ -52,6 +54,9 @@ def refine(
         where it is linear.
     progress
         Called with the record of each iteration.
+    gate
+        Called with a refined checkpoint that passed validation; what it objects to, such as
+        dynamics that blow up, is noted in ``metrics["objection"]``, and nothing is accepted.
 
     Returns
     -------
@@ -66,7 +71,10 @@ def refine(
     """
     settings = config or RefineConfig()
     refiner = _Refiner(checkpoint, splits, settings)
-    return refiner.run(progress)
+    origin = snapshot(refiner.module)
+    refined = refiner.run(progress)
+    objection = gate(refined) if gate is not None and refined.metrics["accepted"] else None
+    return refined if objection is None else refiner.rejected(refined, origin, objection)
 
 
 def _loss_weights(trained: Mapping[str, Any], config: RefineConfig) -> dict[str, float]:
@@ -104,7 +112,7 @@ class _Refiner:
         stress = weights["stress_weight"] > 0
         graphs = make_graphs(frames, checkpoint, "float64", stress=stress)
         self.graphs = graphs
-        self.valid: list[Graph] = make_graphs(valid, checkpoint, "float64", stress=False)
+        self.valid = make_graphs(valid, checkpoint, "float64", stress=False)
         self.loss = Loss.for_graphs(graphs, **weights)
         self.n_elements = len(checkpoint.numbers)
         self.module = checkpoint.module("float64", self.device, accelerate=config.accelerate)
@@ -288,4 +296,24 @@ class _Refiner:
             config=config,
             metrics=metrics,
             data_hash=self.checkpoint.data_hash,
+        )
+
+    def rejected(self, refined: Checkpoint, origin: Weights, objection: str) -> Checkpoint:
+        """Return the starting weights with the story of why the refined ones were not taken."""
+        metrics = {
+            **refined.metrics,
+            "accepted": False,
+            "objection": objection,
+            "valid_force_rmse_refused_meV_per_A": refined.metrics["valid_force_rmse_meV_per_A"],
+            "valid_force_rmse_meV_per_A": refined.metrics["valid_force_rmse_before_meV_per_A"],
+        }
+        restore(self.module, origin)
+        return Checkpoint.from_module(
+            self.module,
+            refined.E0s,
+            stage="refined",
+            foundation=refined.foundation,
+            config=refined.config,
+            metrics=metrics,
+            data_hash=refined.data_hash,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +16,12 @@ from ase_finetune.config import TrainConfig
 from ase_finetune.data import Splits, is_isolated_atom
 from ase_finetune.e0s import E0s, resolve_E0s
 from ase_finetune.errors import ConfigError, DataError
-from ase_finetune.evaluate import chunks, resolve_device
-from ase_finetune.foundations import SEED, Foundation, load_foundation
-from ase_finetune.graphs import Graph, build_graph, collate, predict
+from ase_finetune.evaluate import predict_frames, resolve_device
+from ase_finetune.foundations import SEED, load_foundation
+from ase_finetune.graphs import LabelledGraphs, build_graph
 from ase_finetune.optimizers import build_optimizer
+
+MOST_FITTED = 1000  # frames that E0s and mean neighbor counts are taken from
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,34 @@ def training_frames(frames: Sequence[Atoms]) -> list[Atoms]:
     return [a for a in frames if not is_isolated_atom(a)]
 
 
+def representative(frames: Sequence[Atoms], most: int = MOST_FITTED) -> list[Atoms]:
+    """Return all frames, or of a large set some that are spread evenly over each composition."""
+    if len(frames) <= most:
+        return list(frames)
+    groups: dict[bytes, list[int]] = {}
+    for index, frame in enumerate(frames):
+        groups.setdefault(np.sort(frame.numbers).tobytes(), []).append(index)
+    share = max(1, most // len(groups))
+    chosen = sorted(
+        rows[i]
+        for rows in groups.values()
+        for i in np.unique(np.linspace(0, len(rows) - 1, min(share, len(rows))).astype(int))
+    )
+    return [frames[i] for i in chosen]
+
+
 def make_graphs(
     frames: Sequence[Atoms], checkpoint: Checkpoint, dtype: str, *, stress: bool
-) -> list[Graph]:
+) -> LabelledGraphs:
     """Make labelled graphs for a checkpoint; stress labels are dropped unless asked for."""
-    graphs = [
-        build_graph(
-            a, checkpoint.numbers, checkpoint.r_max, dtype=DTYPES[dtype], E0s=dict(checkpoint.E0s)
-        )
-        for a in frames
-    ]
-    return graphs if stress else [dataclasses.replace(g, stress=None) for g in graphs]
+    return LabelledGraphs(
+        frames,
+        checkpoint.numbers,
+        checkpoint.r_max,
+        dtype=DTYPES[dtype],
+        E0s=dict(checkpoint.E0s),
+        stress=stress,
+    )
 
 
 def prepare(splits: Splits, config: TrainConfig) -> Start:
@@ -67,8 +85,7 @@ def prepare(splits: Splits, config: TrainConfig) -> Start:
     """
     _check_settings(config)
     splits.check(stress=config.uses_stress)
-    every = [*splits.train, *splits.valid, *(a for t in splits.tests.values() for a in t)]
-    elements = sorted({int(z) for a in every for z in a.numbers})
+    elements = sorted({int(z) for _, frames in splits.items() for a in frames for z in a.numbers})
     if not training_frames(splits.train):
         raise DataError("There are no frames to train on.")
     if config.foundation == "scratch":
@@ -76,14 +93,21 @@ def prepare(splits: Splits, config: TrainConfig) -> Start:
     foundation = load_foundation(
         config.foundation, elements, head=config.head, dtype=config.default_dtype
     )
-    energies = _energies(foundation, splits.train)
+    bare = Checkpoint.from_module(
+        foundation.module, foundation.E0s, stage="zero_shot", foundation={}
+    )
+    fitted = representative(splits.train)
     E0 = resolve_E0s(
         config.E0s,
-        splits.train,
+        fitted,
         elements,
         foundation_E0s=foundation.E0s,
-        foundation_energies=energies,
+        foundation_energies=predict_frames(
+            bare, fitted, dtype=config.default_dtype, accelerate=config.accelerate
+        ).energy,
     )
+    if len(fitted) < len(splits.train):
+        E0 = E0s(E0.values, f"{E0.note}, on {len(fitted)} of {len(splits.train)} frames")
     checkpoint = Checkpoint.from_module(
         foundation.module,
         E0.values,
@@ -108,23 +132,6 @@ def _check_settings(config: TrainConfig) -> None:
     resolve_device(config.device)
 
 
-def _energies(foundation: Foundation, frames: Sequence[Atoms]) -> np.ndarray:
-    """Total energies that the foundation predicts, eV."""
-    checkpoint = Checkpoint.from_module(
-        foundation.module, foundation.E0s, stage="zero_shot", foundation={}
-    )
-    dtype = str(next(foundation.module.parameters()).dtype).removeprefix("torch.")
-    graphs = [
-        build_graph(a, checkpoint.numbers, checkpoint.r_max, dtype=DTYPES[dtype]) for a in frames
-    ]
-    parts = [
-        predict(foundation.module, collate(part, len(checkpoint.numbers)), stress=False).energy
-        for part in chunks(graphs, 256)
-    ]
-    E0 = np.array([sum(foundation.E0s[int(z)] for z in a.numbers) for a in frames])
-    return np.asarray(torch.cat(parts).double().numpy() + E0)
-
-
 def seed_architecture() -> dict[str, Any]:
     """Return the architecture of the bundled seed, the default for training from scratch."""
     return dict(Checkpoint.load(SEED).architecture)
@@ -147,7 +154,7 @@ def _from_scratch(frames: Sequence[Atoms], elements: Sequence[int], config: Trai
         raise ConfigError(
             f"Unknown architecture keys {unknown}; valid are {', '.join(sorted(_DEFAULTS))}."
         )
-    chosen = training_frames(frames)
+    chosen = representative(training_frames(frames))
     cutoff = described["r_max"]
     if isinstance(cutoff, bool) or not isinstance(cutoff, (int, float)) or not 0 < cutoff < 100:
         raise ConfigError(f"architecture r_max is {cutoff!r}; it must be a length in A.")

@@ -150,8 +150,16 @@ class _Trainer:
         return Loss.for_graphs(self.train, **config.weights(epoch), huber_delta=delta)
 
     @property
+    def epoch_frames(self) -> int:
+        return self.config.epoch_frames or len(self.train)
+
+    @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.train) / self.config.batch_size)
+        return math.ceil(self.epoch_frames / self.config.batch_size)
+
+    @property
+    def gradient_equivalents(self) -> float:
+        return self.state.epoch * self.epoch_frames / len(self.train)
 
     def run(self, progress: Progress | None) -> None:
         # At once, so that a run that is killed in its first epoch can be resumed too.
@@ -218,7 +226,7 @@ class _Trainer:
             "lr": float(self.optimizer.param_groups[0]["lr"]),
             **second_moments(self.optimizer),
             "wall_s": state.wall_s,
-            "gradient_equivalents": float(state.epoch),
+            "gradient_equivalents": self.gradient_equivalents,
         }
         if failures:
             record["note"] = (
@@ -236,14 +244,23 @@ class _Trainer:
     def _deployed(self) -> Weights:
         return evaluation_weights(self.module, self.average, self.optimizer)
 
+    def _order(self, epoch: int) -> list[int]:
+        """Frames of an epoch: its part of one shuffled pass over the data after another."""
+        n, size = len(self.train), self.epoch_frames
+        order: list[int] = []
+        for turn in range(epoch * size // n, ((epoch + 1) * size - 1) // n + 1):
+            generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + turn)
+            shuffled = torch.randperm(n, generator=generator).tolist()
+            order += shuffled[max(epoch * size - turn * n, 0) : (epoch + 1) * size - turn * n]
+        return order
+
     def _pass(self) -> float:
-        """One pass over the shuffled training frames; returns the mean loss along it."""
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.state.epoch)
-        order = torch.randperm(len(self.train), generator=generator).tolist()
+        """Take the steps of an epoch; returns the mean loss along it."""
+        order = self._order(self.state.epoch)
         total = 0.0
         for first in range(0, len(order), self.config.batch_size):
             chosen = [self.train[i] for i in order[first : first + self.config.batch_size]]
-            total += self._step(chosen) * len(chosen) / len(self.train)
+            total += self._step(chosen) * len(chosen) / len(order)
         return total
 
     def _step(self, graphs: Sequence[Graph]) -> float:
@@ -305,7 +322,7 @@ class _Trainer:
         metrics = {
             "best_epoch": self.state.best_epoch + 1,
             "valid_force_rmse_meV_per_A": self.state.best_score,
-            "gradient_equivalents": float(self.state.epoch),
+            "gradient_equivalents": self.gradient_equivalents,
             "wall_s": self.state.wall_s,
             "E0s": self.start.E0s.note,
             "history": self.state.records,

@@ -26,6 +26,7 @@ OUTER = {
     "cli_study",
     "cli_systems",
     "run",
+    "nvt_gate",
     "report",
     "report_curves",
     "results",

@@ -1,0 +1,35 @@
+"""A short dynamics that refined weights must survive, since a force error does not show it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from ase_finetune.calculator import FineTunedCalculator
+from ase_finetune.checkpoint import Checkpoint
+from ase_finetune.config import RefineConfig
+from ase_finetune.data import Splits
+from ase_finetune.start import training_frames
+from properties import nvt_trajectory
+
+
+def gate_for(splits: Splits, config: RefineConfig) -> Callable[[Checkpoint], str | None] | None:
+    """Return the gate that the settings ask of :func:`ase_finetune.refine`, or None for none."""
+    if config.nvt_gate_ps == 0.0:
+        return None
+    frame = training_frames(splits.valid)[0]
+
+    def gate(checkpoint: Checkpoint) -> str | None:
+        with tempfile.TemporaryDirectory() as folder:
+            result = nvt_trajectory(
+                frame,
+                FineTunedCalculator(checkpoint, device=config.device, accelerate=config.accelerate),
+                file=Path(folder) / "gate.traj",
+                temperature_K=config.nvt_gate_K,
+                equilibration_ps=0.1 * config.nvt_gate_ps,
+                production_ps=config.nvt_gate_ps,
+            )
+        return None if result.blow_up is None else str(result.blow_up)
+
+    return gate

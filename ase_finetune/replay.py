@@ -1,0 +1,67 @@
+"""How much of what the foundation knew is forgotten: frames of its own domain, seen again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ase import Atoms
+
+from ase_finetune.checkpoint import SEED, Checkpoint
+from ase_finetune.data import is_isolated_atom, read_frames
+from ase_finetune.errors import DataError
+from ase_finetune.evaluate import predict_frames
+
+REPLAY = "replay"  # name of the set in errors
+_BUNDLED = SEED / "replay.h5"
+
+
+def replay_frames(path: Path | None, foundation: Checkpoint) -> list[Atoms]:
+    """Return the frames on which forgetting is measured, with forces as their only labels.
+
+    Parameters
+    ----------
+    path
+        Frames of the foundation's own domain. None takes those that come with the seed, and for
+        any other foundation none.
+    foundation
+        Before fine-tuning. Frames with elements that it has not (or that were pruned, since the
+        training data lack them) are left out, and frames without forces are labelled by it.
+
+    Raises
+    ------
+    DataError
+        If a file is given and no frame of it is left.
+    """
+    bundled = path is None
+    if path is None:
+        if foundation.foundation.get("name") != "seed":
+            return []
+        path = _BUNDLED
+    known = set(foundation.numbers)
+    frames = [
+        atoms
+        for atoms in read_frames(path, labelled=False)
+        if set(atoms.numbers.tolist()) <= known and not is_isolated_atom(atoms)
+    ]
+    if not frames and not bundled:
+        raise DataError(
+            f"No frame of {path} consists of the elements of the training data; "
+            "give other frames to measure forgetting on."
+        )
+    for atoms in frames:
+        # The shift of the E0s to the new labels moves every energy, which is not forgetting.
+        for name in ("REF_energy", "REF_stress"):
+            atoms.info.pop(name, None)
+    _label(frames, foundation)
+    return frames
+
+
+def _label(frames: Sequence[Atoms], foundation: Checkpoint) -> None:
+    bare = [atoms for atoms in frames if "REF_forces" not in atoms.arrays]
+    if not bare:
+        return
+    forces, first = predict_frames(foundation, bare).forces, 0
+    for atoms in bare:
+        atoms.arrays["REF_forces"] = forces[first : first + len(atoms)]
+        first += len(atoms)
