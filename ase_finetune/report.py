@@ -335,7 +335,7 @@ def _drawings(run: Run) -> dict[str, Any]:
 def _lead(run: Run) -> str:
     if run.trained:
         return "Fine-tuning report"
-    return "Properties" if run.results["properties"] else "Errors on labeled frames"
+    return "Errors on labeled frames" if run.results["errors"] else "Properties"
 
 
 def _missing(content: Mapping[str, Any]) -> list[str]:

@@ -134,7 +134,7 @@ def _group(number: int, system: str, runs: Runs) -> dict[str, Any]:
         "configured": [label for label, run in runs.items() if run.settings],
         "warnings": fairness.warnings(runs),
         "notes": fairness.notes(runs),
-        "ranked": rank,
+        "ranked": rank and len(runs) > 1,
         "verdicts": comparing.verdicts(runs, rank=rank),
         "overview": comparing.overview(runs, rank=rank),
         "errors": comparing.error_tables(runs, test=True, rank=rank),

@@ -63,7 +63,8 @@ def overview(runs: Runs, *, rank: bool) -> dict[str, Any]:
         count = len(next(iter(deviations.values())))
         groups.append(
             _group(
-                f"{count} properties against DFT", [f"≤ {100 * NEAR:g}{GAP}%", "median", "largest"]
+                f"{count} properties against DFT",
+                [f"≤{GAP}{100 * NEAR:g}{GAP}%", "median", "largest"],
             )
         )
         columns += _deviation_columns([deviations.get(label) for label in runs])

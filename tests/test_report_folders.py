@@ -207,3 +207,20 @@ def test_errors_alone(light):
     page = read_page(write_report(light))
     assert "The force error on test_id is 47.3 meV/Å." in page
     assert "has not ended" not in page
+
+
+def test_failures_alone(light):
+    """What `properties --out` leaves when every property fails."""
+
+    def alone(results):
+        for key in ("errors", "errors_by_type", "properties", "budget"):
+            results[key] = {}
+        results["provenance"] = {"system": "mo", "calculator": "emt"}
+        results["failures"] = {"emt": {"lattice": "NotImplementedError: No EMT-potential for Mo"}}
+
+    edit_results(light, alone)
+    (light / "config.yaml").unlink()
+    page = read_page(write_report(light))
+    assert "lattice failed for the emt model: NotImplementedError" in page
+    assert '<p class="lead">Properties</p>' in page
+    assert not Links(page).ids & {"errors", "properties", "learning"}
