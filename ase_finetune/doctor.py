@@ -6,11 +6,9 @@ in an order in which one fault does not pass for another.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import combinations
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +17,24 @@ import numpy as np
 from ase_finetune.data_pairs import work_pairs
 from ase_finetune.data_physics import Consistency, Slope, label_consistency
 from ase_finetune.data_read import is_isolated_atom
+from ase_finetune.doctor_advice import check_seed, recommended
 from ase_finetune.doctor_contents import contents
-from ase_finetune.doctor_duplicates import check_equivalent, check_pair, check_twins, twins
-from ase_finetune.doctor_energies import check_zero, fit_zero
+from ase_finetune.doctor_energies import Zero, check_zero, fit_zero
 from ase_finetune.doctor_finding import LEVELS, Finding, Progress, ranked
-from ase_finetune.doctor_geometry import check_geometry, geometry
+from ase_finetune.doctor_geometry import bins_for, check_geometry, geometry
 from ase_finetune.doctor_labels import check_constant, check_forces, check_labels, usable
 from ase_finetune.doctor_levels import check_levels, recorded
 from ase_finetune.doctor_outliers import check_energies, check_extremes, jumps
 from ase_finetune.doctor_physics import check_forces_unit, check_free_energy, check_stress
-from ase_finetune.doctor_read import DEFAULT_KEYS, FrameSet, read_set
+from ase_finetune.doctor_read import DEFAULT_KEYS, Examined, read_set
+from ase_finetune.doctor_sets import check_between, check_repeats
 from ase_finetune.doctor_surrogate import surrogate
 from ase_finetune.errors import ConfigError
 
-_SEED = Path(__file__).parent / "foundations" / "seed" / "checkpoint.json"
-_BINS = (10, 6, 4)
+_SPOILED = {"overlap", "forces_zeroed"}
+# After these, work and energies cannot be compared; after the next ones, forces cannot.
+_OTHER_WORK = {"energy_unit", "label_units"}
+_OTHER_FORCES = {"force_sign", "force_unit", "force_energy_mismatch"}
 
 
 @dataclass(frozen=True)
@@ -71,20 +72,6 @@ class Diagnosis:
             "recommended": self.recommended,
             "sets": self.sets,
         }
-
-
-@dataclass
-class _Examined:
-    """One set on its way through the checks."""
-
-    data: FrameSet
-    contents: dict[str, Any]
-    rows: list[int] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-
-    @property
-    def codes(self) -> set[str]:
-        return {finding.code for finding in self.findings}
 
 
 def examine(
@@ -125,17 +112,19 @@ def examine(
     examined = []
     for role, path in roles:
         data = read_set(path, role, dict(keys), progress)
-        found = _Examined(data, contents(data))
+        found = Examined(data, contents(data))
         _examine_set(found, foundation, progress)
         examined.append(found)
     findings = [finding for found in examined for finding in found.findings]
-    findings += _between(examined)
+    findings += check_between(examined)
+    if foundation is None:
+        findings += check_seed(examined)
     findings = ranked(findings)
     sets = {found.data.name: found.contents for found in examined}
-    return Diagnosis(sets, findings, _recommended(examined, findings, foundation))
+    return Diagnosis(sets, findings, recommended(examined, findings, foundation))
 
 
-def _examine_set(found: _Examined, foundation: str | None, progress: Progress | None) -> None:
+def _examine_set(found: Examined, foundation: str | None, progress: Progress | None) -> None:
     data, name = found.data, found.data.name
     frames = data.frames
     found.findings += data.findings + check_labels(data)
@@ -151,8 +140,8 @@ def _examine_set(found: _Examined, foundation: str | None, progress: Progress | 
     several = [i for i in found.rows if not is_isolated_atom(frames[i])]
     if several:
         over = {i: r for i, r in zip(found.rows, zero.residual, strict=True)}
-        _examine_physics(found, several, np.array([over[i] for i in several]), progress)
-    _examine_repeats(found)
+        _examine_physics(found, several, np.array([over[i] for i in several]), zero, progress)
+    check_repeats(found)
     found.findings += check_free_energy(data, found.rows)
     if foundation is not None:
         from ase_finetune.doctor_zero_shot import zero_shot
@@ -164,21 +153,37 @@ def _examine_set(found: _Examined, foundation: str | None, progress: Progress | 
 
 
 def _examine_physics(
-    found: _Examined, rows: list[int], over: np.ndarray, progress: Progress | None
+    found: Examined,
+    rows: list[int],
+    over: np.ndarray,
+    zero: Zero,
+    progress: Progress | None,
 ) -> None:
     name, everything = found.data.name, found.data.frames
     elements = len({int(z) for i in rows for z in everything[i].numbers})
     shapes = geometry(
-        [everything[i] for i in rows], _bins(len(rows), elements), progress, f"distances in {name}"
+        [everything[i] for i in rows],
+        bins_for(len(rows), elements),
+        progress,
+        f"distances in {name}",
     )
     more, factor = check_geometry(shapes, rows, name, len(everything))
     found.findings += more
-    found.findings += check_forces(everything, rows, name)
+    found.findings += check_forces(
+        everything, [i for k, i in enumerate(rows) if k not in shapes.overlaps], name
+    )
     found.findings += check_constant(everything, rows, name)
-    # Frames in which atoms overlap or forces were zeroed would blame the others.
-    bad = {i for f in found.findings if f.code in ("overlap", "forces_zeroed") for i in f.frames}
+    # Frames with overlapping atoms or impossible forces would blame the others.
+    bad: set[int] = set()
+    for finding in found.findings:
+        few = len(finding.frames) < len(rows) / 2
+        if finding.code in _SPOILED or (finding.code.startswith("net_") and few):
+            bad |= set(finding.frames)
     kept = [k for k, i in enumerate(rows) if i not in bad]
-    if not kept or "energies_constant" in found.codes:
+    if "energies_constant" in found.codes:
+        found.findings[:] = [f for f in found.findings if f.code != "isolated_atoms_level"]
+        return
+    if not kept:
         return
     rows = [rows[k] for k in kept]
     frames = [everything[i] for i in rows]
@@ -188,11 +193,14 @@ def _examine_physics(
     if _agree(consistency.forces):
         # The scale of the energies is a hint only; work between frames is evidence.
         found.findings[:] = [f for f in found.findings if f.code != "energy_unit"]
-    elif "energy_unit" not in found.codes:
-        found.findings += check_forces_unit(consistency, [len(f) for f in frames], factor, name)
+    else:
+        sized = [len(f) for f in frames]
+        sure = _agree(consistency.stress) or zero.all_electron or zero.to_eV != 1.0
+        found.findings += check_forces_unit(consistency, sized, factor / zero.to_eV, sure, name)
+    if factor != 1.0 or found.codes & _OTHER_WORK:
+        return
     found.findings += check_stress(consistency, pairs, frames, name)
-    wrong = {"force_sign", "force_unit", "energy_unit", "label_units", "force_energy_mismatch"}
-    if factor != 1.0 or found.codes & wrong:
+    if found.codes & _OTHER_FORCES:
         return
     sound = not any(f.code.startswith(("stress_", "pressure_")) for f in found.findings)
     trusted = sound and consistency.stress is not None
@@ -214,14 +222,6 @@ def _examine_physics(
         ]
 
 
-def _bins(count: int, elements: int) -> int:
-    kinds = elements * (elements + 1) // 2
-    for bins in _BINS:
-        if count >= 3 * (kinds * bins + 3 * elements):
-            return bins
-    return _BINS[-1]
-
-
 def _agree(slope: Slope | None) -> bool:
     return slope is not None and slope.clear and 0.6 < slope.value < 1.6
 
@@ -234,118 +234,3 @@ def _spelled(found: Consistency) -> dict[str, Any]:
     out["pressure_offset_GPa"] = found.pressure_offset_gpa
     out["shear_order"] = found.shear_order
     return out
-
-
-def _parts(found: _Examined) -> dict[str, list[int]]:
-    """Rows of each named split of a file, or all of them under its name."""
-    frames = found.data.frames
-    parts: dict[str, list[int]] = {}
-    for i in found.rows:
-        parts.setdefault(str(frames[i].info.get("split", "")), []).append(i)
-    if len(parts) > 1 and "train" in parts and "" not in parts and found.data.role == "data":
-        return parts
-    return {"": found.rows}
-
-
-def _examine_repeats(found: _Examined) -> None:
-    frames, name = found.data.frames, found.data.name
-    parts = _parts(found)
-    for part, rows in parts.items():
-        several = [i for i in rows if not is_isolated_atom(frames[i])]
-        source = f"{name}:{part}" if part else name
-        fitted = found.data.role == "data" and part in ("", "train", "valid")
-        chosen = [frames[i] for i in several]
-        pairs = twins(chosen)
-        found.findings += check_twins(pairs, chosen, several, source, fitted)
-        known = {(several[a], several[b]) for a, b in pairs.same + pairs.near}
-        found.findings += check_equivalent(chosen, several, source, known)
-    for first, second in combinations(_ordered(parts), 2):
-        # Sets of other names are references beside the held-out ones.
-        counted = all(p in ("train", "valid") or p.startswith("test") for p in (first, second))
-        level = "error" if counted and (first == "train" or second == "train") else "note"
-        found.findings += _renumbered(
-            check_pair(
-                [frames[i] for i in parts[first]],
-                [frames[i] for i in parts[second]],
-                (f"{name}:{first}", f"{name}:{second}"),
-                level,
-            ),
-            parts[second],
-        )
-
-
-def _ordered(parts: Mapping[str, list[int]]) -> list[str]:
-    return sorted(parts, key=lambda part: (part != "train", part != "valid"))
-
-
-def _renumbered(findings: Sequence[Finding], rows: Sequence[int]) -> list[Finding]:
-    """Turn the frames of findings from places in a list into numbers in the file."""
-    return [
-        Finding(f.level, f.code, f.message, f.action, f.source, tuple(rows[i] for i in f.frames))
-        for f in findings
-    ]
-
-
-def _between(examined: Sequence[_Examined]) -> list[Finding]:
-    findings: list[Finding] = []
-    for first, second in combinations(examined, 2):
-        left, right = ([found.data.frames[i] for i in found.rows] for found in (first, second))
-        findings += _renumbered(
-            check_pair(left, right, (first.data.name, second.data.name), "error"), second.rows
-        )
-        findings += _levels_between(first, second)
-    return findings
-
-
-def _levels_between(first: _Examined, second: _Examined) -> list[Finding]:
-    """Compare what two files record of their theory."""
-    findings = []
-    for kind, code in (("theory", "theory_mixed"), ("dispersion", "dispersion_mixed")):
-        one, other = (found.contents["recorded"][kind] for found in (first, second))
-        for key in sorted(set(one) & set(other)):
-            if set(one[key]) != set(other[key]):
-                findings.append(
-                    Finding(
-                        "warning",
-                        code,
-                        f"{key!r} is {', '.join(one[key])} in {first.data.name} and "
-                        f"{', '.join(other[key])} in {second.data.name}.",
-                        "Train and test on one level of theory.",
-                        f"{first.data.name} and {second.data.name}",
-                    )
-                )
-    return findings
-
-
-def _recommended(
-    examined: Sequence[_Examined], findings: Sequence[Finding], foundation: str | None
-) -> str:
-    elements = {s for found in examined for s in found.contents["frames_with_element"]}
-    known = set(json.loads(_SEED.read_text(encoding="utf-8"))["elements"])
-    if foundation is None:
-        foundation = "seed" if elements <= known else "FOUNDATION"
-    paths: dict[str, list[str]] = {"data": [], "valid": [], "test": []}
-    for found in examined:
-        paths[found.data.role].append(str(found.data.path))
-    parts = ["ase-finetune train"]
-    for role, given in paths.items():
-        # Training takes one file of each kind but of test frames.
-        joined = given if role == "test" or len(given) < 2 else ["JOINED.xyz"]
-        parts += [f"--{role} {path}" for path in joined]
-    parts.append(f"--foundation {foundation}")
-    for kind, default in DEFAULT_KEYS.items():
-        key = examined[0].data.keys[kind]
-        if key is not None and key != default:
-            parts.append(f"--{kind}-key {key}")
-    stress = [
-        f for f in findings if f.code.startswith(("stress_", "pressure_")) and f.level != "note"
-    ]
-    periodic = all(
-        found.contents["n_labelled"]["stress"]
-        >= found.contents["n_frames"] - found.contents["n_isolated_atoms"]
-        for found in examined
-        if found.data.role != "test"
-    )
-    if periodic and not stress:
-        parts.append("--stress-weight 10")
-    return " ".join(parts)

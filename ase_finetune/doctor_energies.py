@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
-from ase.units import Hartree, kcal, mol
+from ase.units import Hartree, kcal, kJ, mol
 from numpy.typing import NDArray
 
 from ase_finetune.data_read import ENERGY_KEY, is_isolated_atom
@@ -20,6 +20,8 @@ Array = NDArray[np.float64]
 
 _COHESION = (-1.0, 15.0)  # eV/atom, generous: no solid or molecule is bound by more than 12
 _SAME_SCALE = 0.03
+_ALL_ELECTRON = "all-electron total energies in eV"
+_OTHER_UNITS = {"hartree": Hartree, "kcal/mol": kcal / mol, "kJ/mol": kJ / mol}  # -> eV
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Zero:
         (F,), eV/atom, energies less the E0s.
     scale
         What the size of the energies looks like, in words.
+    to_eV
+        What would bring energies of that scale to eV; 1 where they seem to be.
     """
 
     E0s: dict[str, float]
@@ -46,6 +50,12 @@ class Zero:
     isolated: dict[str, float]
     residual: Array
     scale: str
+    to_eV: float
+
+    @property
+    def all_electron(self) -> bool:
+        """Whether the energies are as large as all-electron ones in eV."""
+        return self.scale == _ALL_ELECTRON
 
 
 def fit_zero(frames: Sequence[Atoms]) -> Zero:
@@ -78,7 +88,7 @@ def fit_zero(frames: Sequence[Atoms]) -> Zero:
         len(elements),
         isolated,
         (energy - counts @ values) / size,
-        _scale(counts, energy, elements),
+        *_scale(counts, energy, elements),
     )
 
 
@@ -92,21 +102,20 @@ def all_electron(number: int) -> float:
     return float(-(0.768745 * z ** (7 / 3) - z**2 / 2 + 0.269900 * z ** (5 / 3)) * Hartree)
 
 
-def _scale(counts: Array, energy: Array, elements: Sequence[int]) -> str:
+def _scale(counts: Array, energy: Array, elements: Sequence[int]) -> tuple[str, float]:
     full = counts @ np.array([all_electron(z) for z in elements])
     ratio = float(np.median(energy / full))
     middle = float(np.median(energy / counts.sum(axis=1)))
     if 0.9 < ratio < 1.12 and max(elements) > 2:
-        return "all-electron total energies in eV"
-    if abs(ratio * Hartree - 1) < _SAME_SCALE:
-        return "all-electron total energies in hartree"
-    if abs(ratio * kcal / mol - 1) < _SAME_SCALE:
-        return "all-electron total energies in kcal/mol"
+        return _ALL_ELECTRON, 1.0
+    for unit, size in _OTHER_UNITS.items():
+        if abs(ratio * size - 1) < _SAME_SCALE:
+            return f"all-electron total energies in {unit}", size
     if -25.0 < middle < 5.0:
-        return "energies relative to atoms or reference atoms (VASP's and GPAW's scale)"
+        return "energies relative to atoms or reference atoms (VASP's and GPAW's scale)", 1.0
     if ratio < 0.9 and middle < 0:
-        return "total energies of valence electrons (pseudopotentials)"
-    return "no scale that is known here"
+        return "total energies of valence electrons (pseudopotentials)", 1.0
+    return "no scale that is known here", 1.0
 
 
 def check_zero(
@@ -127,17 +136,17 @@ def check_zero(
                 name,
             )
         )
-    if zero.scale.endswith(("hartree", "kcal/mol")):
-        unit = zero.scale.rsplit(" ", 1)[1]
+    if zero.to_eV != 1.0:
         found.append(
             Finding(
                 "error",
                 "energy_unit",
-                f"The energies are as large as all-electron energies in {unit}.",
-                f"Multiply them by {Hartree if unit == 'hartree' else kcal / mol:.6g} to have eV.",
+                f"The energies look like {zero.scale}.",
+                f"Multiply them by {zero.to_eV:.6g} to have eV.",
                 name,
             )
         )
+        return found
     by_element: dict[str, list[int]] = defaultdict(list)
     for row, frame in enumerate(frames):
         if is_isolated_atom(frame):

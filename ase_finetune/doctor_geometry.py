@@ -20,6 +20,7 @@ Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 CUTOFF = 5.0  # A
+_BINS = (10, 6, 4)
 _FIRST = 0.7  # A, center of the first Gaussian
 _NOBLE = (2, 10, 18, 36, 54, 86)  # bound too weakly for covalent radii to mean anything
 # Nearest neighbors lie at 0.85 (molecules, bcc) to 1.2 (Mg, K, Pb) times the sum of the radii;
@@ -47,6 +48,15 @@ class Geometry:
     features: Array
     spacing: Array
     overlaps: dict[int, str]
+
+
+def bins_for(count: int, elements: int) -> int:
+    """Return the Gaussians per pair of elements that so many frames can tell apart."""
+    kinds = elements * (elements + 1) // 2
+    for bins in _BINS:
+        if count >= 3 * (kinds * bins + 3 * elements):
+            return bins
+    return _BINS[-1]
 
 
 def geometry(

@@ -280,7 +280,7 @@ def check_extremes(
             )
         )
     largest = np.array([np.linalg.norm(f.arrays[FORCES_KEY], axis=1).max() for f in frames])
-    bad = _beyond(largest, max(10.0, 10 * float(np.median(largest))))
+    bad = _beyond(largest, max(20.0, 10 * float(np.median(largest))), 4.0)
     if len(bad):
         worst = bad[int(np.argmax(largest[bad]))]
         findings.append(

@@ -34,7 +34,7 @@ _FACTORS = {
 
 
 def check_forces_unit(
-    found: Consistency, sizes: Sequence[int], factor: float, name: str
+    found: Consistency, sizes: Sequence[int], factor: float, sure: bool, name: str
 ) -> list[Finding]:
     """Judge the work of the forces against the energies.
 
@@ -45,7 +45,9 @@ def check_forces_unit(
     sizes
         Atoms per frame.
     factor
-        Of the positions to angstrom as far as distances tell; the work is judged after it.
+        Of the work, from the units of positions and energies as far as others have told them.
+    sure
+        Whether the energies are known to be in eV, from the stress or their size.
     name
         Of the set.
     """
@@ -58,6 +60,8 @@ def check_forces_unit(
     factors = dict(_FACTORS)
     several = [n for n in sizes if n > 1]
     factors[1 / float(np.median(several))] = "the energies look like energies per atom"
+    if sure:
+        factors = {f: text for f, text in factors.items() if "energies" not in text}
     guesses = _nearest(value, factors)
     looks = " or ".join(guesses) if guesses else "their units or signs differ"
     return [

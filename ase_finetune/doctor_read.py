@@ -69,6 +69,30 @@ class FrameSet:
     findings: list[Finding] = field(default_factory=list)
 
 
+@dataclass
+class Examined:
+    """A set on its way through the checks.
+
+    Attributes
+    ----------
+    data, contents
+        The frames, and what is inside (`doctor_contents`).
+    rows
+        Frames with finite labels and a sound cell.
+    findings
+        So far.
+    """
+
+    data: FrameSet
+    contents: dict[str, Any]
+    rows: list[int] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def codes(self) -> set[str]:
+        return {finding.code for finding in self.findings}
+
+
 def read_set(
     path: Path, role: str, keys: dict[str, str], progress: Progress | None = None
 ) -> FrameSet:

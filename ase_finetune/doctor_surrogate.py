@@ -107,6 +107,48 @@ def surrogate(features: Array, energy: Array, elements: int) -> Surrogate | None
     return Surrogate(residual, scatter, explained, _levels(columns, target))
 
 
+def step_between(
+    features: Array, energy: Array, elements: int, second: NDArray[np.bool_]
+) -> tuple[float, float] | None:
+    """Fit a constant difference per atom between two sets beside the linear model.
+
+    Parameters
+    ----------
+    features, energy, elements
+        Of both sets, as in `surrogate`.
+    second
+        (F,), which frames are of the second set.
+
+    Returns
+    -------
+    (step, scatter) or None
+        Energies of the second set less those of the first, and what is left, eV/atom; None where
+        there are too few frames, or the structures of the two have nothing in common.
+    """
+    composition = features[:, :elements]
+    fit, *_ = np.linalg.lstsq(composition, energy, rcond=1e-8)
+    target = energy - composition @ fit
+    mark = second.astype(float)
+    varying = features.std(axis=0) > 1e-9
+    columns = features[:, varying]
+    if len(energy) < max(24, _FRAMES_PER_FEATURE * columns.shape[1]):
+        return None
+    columns = (columns - columns.mean(axis=0)) / columns.std(axis=0)
+    left, sizes, _ = np.linalg.svd(columns, full_matrices=False)
+    left = left[:, sizes > 1e-6 * sizes[0]]
+
+    def rest(values: Array) -> Array:
+        values = values - values.mean()
+        out: Array = values - left @ (left.T @ values)
+        return out
+
+    level, plain = rest(mark), rest(target)
+    if float(level @ level) < _LEAST_SHARE * len(energy) * mark.mean() * (1 - mark.mean()):
+        return None
+    step = float(level @ plain / (level @ level))
+    return step, _spread(plain - step * level)
+
+
 def _left_out(columns: Array, target: Array, kept: NDArray[np.bool_]) -> Array:
     """Residuals of a ridge fit without the frame itself; its strength is chosen by them."""
     middle = float(np.mean(target[kept]))
