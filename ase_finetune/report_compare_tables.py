@@ -206,24 +206,32 @@ def verdicts(runs: Runs, *, rank: bool) -> list[str]:
                 for label, rows in errors.items()
                 if rows.get(split, {}).get(measure) is not None
             }
-            if len(known) > 1:
-                first, second = sorted(known, key=lambda label: known[label])[:2]
+            if pair := _best_two(known):
+                first, second = pair
                 sentences.append(
                     f"The lowest {title.lower().removesuffix('s')} error on {split} is that of "
                     f"{first}, {tables.significant(known[first])}{GAP}{unit}; {second} follows "
                     f"with {tables.significant(known[second])}."
                 )
     deviations = shared_deviations(last_rows(runs, "properties"))
-    if len(deviations) > 1:
-        count = len(next(iter(deviations.values())))
-        medians = {_staged(runs, n, "properties"): _median(e) for n, e in deviations.items()}
-        first, second = sorted(medians, key=lambda label: medians[label])[:2]
+    medians = {_staged(runs, n, "properties"): _median(e) for n, e in deviations.items()}
+    if pair := _best_two(medians):
+        first, second = pair
         sentences.append(
-            f"Over the {count} properties with a reference that all have, the median deviation "
-            f"from DFT is lowest for {first}, {_plain_percent(medians[first])}; {second} follows "
-            f"with {_plain_percent(medians[second])}."
+            f"Over the {len(next(iter(deviations.values())))} properties with a reference that all "
+            f"have, the median deviation from DFT is lowest for {first}, "
+            f"{_plain_percent(medians[first])}; {second} follows with "
+            f"{_plain_percent(medians[second])}."
         )
     return sentences
+
+
+def _best_two(values: Mapping[str, float]) -> tuple[str, str] | None:
+    """Return the labels of the two lowest values; None where there is no lowest one."""
+    ordered = sorted(values, key=lambda label: values[label])[:2]
+    if len(ordered) < 2 or values[ordered[0]] == values[ordered[1]]:
+        return None
+    return ordered[0], ordered[1]
 
 
 def _staged(runs: Runs, label: str, table: str) -> str:

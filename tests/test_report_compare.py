@@ -156,6 +156,13 @@ def test_verdicts_name_the_run_and_its_numbers(page):
     assert "the median deviation from DFT is lowest for adamw" in page
 
 
+def test_equal_runs_have_no_lowest(pair):
+    (pair[1] / "results.json").write_text((pair[0] / "results.json").read_text())
+    page = compared(pair)
+    assert "The lowest" not in page and "is lowest for" not in page
+    assert 'class="verdict"' not in page and 'class="best"' not in page
+
+
 def test_properties_stand_beside_dft(page):
     rows = rows_of(page, "Properties against the reference")
     assert rows["C111"] == ["GPa", "461.8", "465.6", "+0.82 %", "400.0", "−13.4 %"]
