@@ -17,6 +17,7 @@ setup(
     python_requires=">=3.10",
     packages=[
         "ase_finetune",
+        "ase_finetune.curvature",
         "ase_finetune.foundations",
         "ase_finetune.optimizers",
         "properties",

@@ -1,0 +1,17 @@
+"""Why an optimizer wins: curvature of the loss, preconditioners, spectra and filters."""
+
+from ase_finetune.curvature.analysis import Property, View
+from ase_finetune.curvature.gather import Statistics
+from ase_finetune.curvature.outcome import CurvatureResult
+from ase_finetune.curvature.run import Curvature, CurvatureSettings
+from ase_finetune.curvature.saved import SavedRun
+
+__all__ = [
+    "Curvature",
+    "CurvatureResult",
+    "CurvatureSettings",
+    "Property",
+    "SavedRun",
+    "Statistics",
+    "View",
+]
