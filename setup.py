@@ -59,6 +59,7 @@ setup(
     },
     entry_points={
         "console_scripts": ["ase-finetune=ase_finetune.cli:main"],
-        "ase.ioformats": ["ase-finetune-h5=systems.hdf5:ase_finetune_h5"],
+        "ase.plugins": ["ase-finetune=ase_finetune.ase_plugin"],
+        "ase.ioformats": ["ase-finetune-h5=ase_finetune.ase_format:ase_finetune_h5"],
     },
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +11,36 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import (
+    BaseCalculator,
     Calculator,
     PropertyNotImplementedError,
     all_changes,
     register_calculator_class,
 )
+from ase.calculators.mixing import SumCalculator
 
 from ase_finetune.architecture import DTYPES
+from ase_finetune.calculator_checks import check_configuration, check_distances, check_finite
 from ase_finetune.checkpoint import Checkpoint
-from ase_finetune.errors import ConfigError, DataError
+from ase_finetune.dispersion import NONE
+from ase_finetune.errors import CheckpointError, ConfigError
 from ase_finetune.evaluate import chunks, resolve_device
 from ase_finetune.graphs import build_graph, collate, predict
 
 _PROPERTIES = ["energy", "free_energy", "energies", "forces", "stress"]
 _SPREADS = {"energy_var": "energy", "forces_var": "forces"}
+_OF_ASE = ("atoms", "directory", "label")
 
 
 class FineTunedCalculator(Calculator):
     """A fine-tuned MACE potential as an ASE calculator.
 
     Energies in eV, forces in eV/A, stress in eV/A^3 (Voigt xx yy zz yz xz xy, tension positive).
-    Stress needs a cell with three vectors.
+    Stress needs a cell with three vectors. Results depend on elements, positions, cell and pbc
+    alone: nothing in ``atoms.info``, and neither charges nor magnetic moments.
+
+    A calculator made from paths is pickled as these, and read again where it is unpickled; one made
+    from a :class:`~ase_finetune.checkpoint.Checkpoint` is pickled with its weights.
 
     Parameters
     ----------
@@ -45,14 +55,19 @@ class FineTunedCalculator(Calculator):
         ``float64`` (default; relaxations and phonons need it) or ``float32``.
     accelerate
         Use the faster exact evaluation (`fast_mace`) instead of mace-torch's.
+    **kwargs
+        ``atoms``, ``directory`` and ``label`` of ASE's calculators.
 
     Raises
     ------
     CheckpointError
         If the folder cannot be read; nothing in it is ever executed.
+    ConfigError
+        For an unknown or impossible setting.
     """
 
     implemented_properties = list(_PROPERTIES)  # noqa: RUF012
+    ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012
 
     def __init__(
         self,
@@ -62,6 +77,12 @@ class FineTunedCalculator(Calculator):
         accelerate: bool = True,
         **kwargs: Any,
     ) -> None:
+        unknown = sorted(set(kwargs) - set(_OF_ASE))
+        if unknown:
+            raise ConfigError(
+                f"Unknown setting {', '.join(unknown)}; a calculator takes checkpoint, device, "
+                f"dtype, accelerate, {', '.join(_OF_ASE)}."
+            )
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
         if dtype not in DTYPES:
             raise ConfigError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
@@ -76,12 +97,100 @@ class FineTunedCalculator(Calculator):
         paths = [_location(c) for c in given if not isinstance(c, Checkpoint)]
         if len(paths) == len(given):
             self.parameters.update(checkpoint=paths if len(paths) > 1 else paths[0])
+        self._build()
+
+    def _build(self) -> None:
         self._modules = [
-            c.module(dtype, self.device, accelerate=accelerate) for c in self.checkpoints
+            c.module(self.dtype, self.device, accelerate=self.parameters["accelerate"])
+            for c in self.checkpoints
         ]
         for module in self._modules:
             for parameter in module.parameters():
                 parameter.requires_grad_(False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {key: value for key, value in self.__dict__.items() if key != "_modules"}
+        if "checkpoint" in self.parameters:
+            state["checkpoints"] = [c.fingerprint() for c in self.checkpoints]
+        return state
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state)
+        paths = self.parameters.get("checkpoint")
+        if paths is not None:
+            pickled = state["checkpoints"]
+            paths = [paths] if isinstance(paths, str) else paths
+            self.checkpoints = [Checkpoint.load(path) for path in paths]
+            for path, before, now in zip(paths, pickled, self.checkpoints, strict=True):
+                if now.fingerprint() != before:
+                    raise CheckpointError(
+                        f"{path} holds another model than when the calculator was pickled; attach "
+                        "it anew."
+                    )
+        self.device = resolve_device(self.parameters["device"])
+        self._build()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FineTunedCalculator:
+        # Not by way of the files, which may have been replaced meanwhile.
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        shared = {"_modules", "checkpoints"}
+        twin.__dict__.update(
+            {k: v if k in shared else copy.deepcopy(v, memo) for k, v in self.__dict__.items()}
+        )
+        twin._build()
+        return twin
+
+    def _get_name(self) -> str:
+        return "ase_finetune"
+
+    def set(self, **kwargs: Any) -> dict[str, Any]:
+        """Refuse changes: settings are fixed when the modules are built.
+
+        Raises
+        ------
+        ConfigError
+            If there is anything to set.
+        """
+        if kwargs:
+            raise ConfigError(
+                f"{', '.join(kwargs)} cannot be changed in a calculator; make another one."
+            )
+        return {}
+
+    @property
+    def dispersion(self) -> str | None:
+        """Dispersion that the labels include, ``none``, or None if a member does not say."""
+        stated = [c.dispersion for c in self.checkpoints]
+        included = [text for text in dict.fromkeys(stated) if text not in (None, NONE)]
+        if included:
+            return "; ".join(str(text) for text in included)
+        return None if None in stated else NONE
+
+    def with_dispersion(self, correction: BaseCalculator) -> SumCalculator:
+        """Return the sum with a dispersion correction, unless the labels have one already.
+
+        Parameters
+        ----------
+        correction
+            An ASE calculator of the dispersion energy alone.
+
+        Raises
+        ------
+        ConfigError
+            If the labels include dispersion, or do not say whether they do.
+        """
+        if self.dispersion is None:
+            raise ConfigError(
+                "The checkpoint does not say whether its labels include dispersion; if they do "
+                "not, state it: Checkpoint.load(path).replace(dispersion='none')."
+            )
+        if self.dispersion != NONE:
+            raise ConfigError(
+                f"The labels of this potential include dispersion already ({self.dispersion}); "
+                "adding it again would count it twice."
+            )
+        return SumCalculator([self, correction])
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -97,8 +206,8 @@ class FineTunedCalculator(Calculator):
         super().calculate(  # type: ignore[no-untyped-call]
             atoms, list(properties), list(system_changes)
         )
-        if self.atoms is None or len(self.atoms) == 0:
-            raise DataError("There are no atoms to calculate.")
+        self.results = {}
+        assert self.atoms is not None
         if "stress" in properties and self.atoms.cell.rank < 3:
             raise PropertyNotImplementedError("Stress needs a cell with three vectors.")
         self.results = self.evaluate_batch([self.atoms])[0]
@@ -120,7 +229,15 @@ class FineTunedCalculator(Calculator):
         list of dict
             For each: ``energy``, ``free_energy`` (eV), ``energies`` (N,), ``forces`` (N, 3) and,
             with a full cell, ``stress`` (6,); of a committee ``energy_var`` and ``forces_var``.
+
+        Raises
+        ------
+        DataError
+            For no atoms, an unknown element, atoms at the same place, a periodic direction without
+            a cell vector, or anything not finite.
         """
+        for atoms in configurations:
+            check_configuration(atoms)
         members = [
             self._evaluate(checkpoint, module, configurations, batch_atoms)
             for checkpoint, module in zip(self.checkpoints, self._modules, strict=True)
@@ -138,6 +255,8 @@ class FineTunedCalculator(Calculator):
     ) -> list[dict[str, Any]]:
         numbers, r_max, E0s = checkpoint.numbers, checkpoint.r_max, checkpoint.E0s
         graphs = [build_graph(a, numbers, r_max, dtype=DTYPES[self.dtype]) for a in configurations]
+        for graph in graphs:
+            check_distances(graph)
         results: list[dict[str, Any]] = []
         for part in chunks(graphs, batch_atoms):
             batch = collate(part, len(numbers), self.device)
@@ -157,6 +276,7 @@ class FineTunedCalculator(Calculator):
                 }
                 if atoms.cell.rank == 3:
                     result["stress"] = out.stress[i].double().cpu().numpy()
+                check_finite(result)
                 results.append(result)
                 first = last
         return results

@@ -111,6 +111,12 @@ class Checkpoint:
         """Cutoff of one interaction layer, A."""
         return float(self.architecture["r_max"])
 
+    def fingerprint(self) -> str:
+        """Return a hash of what its energies depend on: architecture, weights and E0s."""
+        about = json.dumps([dict(self.architecture), sorted(self.E0s.items())], sort_keys=True)
+        weights = save_safetensors({k: v.contiguous() for k, v in self.tensors.items()})
+        return sha256(about.encode() + weights)
+
     def replace(self, **changes: Any) -> Checkpoint:
         """Return a copy with some attributes changed."""
         return replace(self, **changes)

@@ -134,18 +134,122 @@ def test_repeated_evaluation_is_the_same_bits(calc):
     assert np.array_equal(first["forces"], second["forces"])
 
 
-def test_bad_atoms_and_settings(calc, tmp_path):
-    empty = Atoms()
-    with pytest.raises(DataError, match="no atoms"):
-        calc.calculate(empty)
-    alien = bulk("Cu")
-    alien.calc = calc
-    with pytest.raises(DataError, match="Cu"):
-        alien.get_potential_energy()
+def water(**changes) -> Atoms:
+    atoms = molecule("H2O")
+    for name, value in changes.items():
+        setattr(atoms, name, value)
+    return atoms
+
+
+def at(index: int, position) -> np.ndarray:
+    positions = molecule("H2O").positions
+    positions[index] = position
+    return positions
+
+
+def overlapping_image() -> Atoms:
+    atoms = bulk("Mo", cubic=True)
+    atoms.positions[1] = atoms.positions[0] + atoms.cell[0] + [0, 1e-9, 0]
+    return atoms
+
+
+IMPOSSIBLE = {
+    "empty": (Atoms(), "no atoms"),
+    "unknown element": (bulk("Cu"), "does not know the elements Cu"),
+    "ghost": (Atoms("X"), "does not know the elements X"),
+    "same place": (water(positions=at(1, molecule("H2O").positions[2])), "Atoms 1 and 2 are at"),
+    "almost the same place": (water(positions=at(1, [0, 0.001, 0.119262])), "Atoms 0 and 1 are at"),
+    "same place by an image": (overlapping_image(), "Atoms 0 and 1 are at the same place"),
+    "image of itself": (Atoms("O", cell=[9, 9, 0.001], pbc=True), "Atoms 0 and 0 are at the same"),
+    "position not finite": (water(positions=at(2, [0, np.nan, 0])), "position 2 holds"),
+    "cell not finite": (water(cell=[9, np.inf, 9]), "cell vector 1 holds"),
+    "periodic without cell": (water(pbc=True), "periodic along a, but that cell vector is zero"),
+    "half a cell": (water(cell=[5, 0, 0], pbc=(1, 1, 0)), "periodic along b, but that cell"),
+    "flat cell": (water(cell=[[3, 0, 0], [3, 0, 1e-9], [0, 0, 5]], pbc=True), "in one plane"),
+    "flat cell of a molecule": (water(cell=[[3, 0, 0], [3, 0, 0], [0, 0, 5]]), "in one plane"),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_atoms_without_an_answer_are_refused_in_one_sentence(calc, case):
+    atoms, sentence = IMPOSSIBLE[case]
+    good = crystal()
+    calc.get_property("energy", good)
+    with pytest.raises(DataError, match=sentence) as caught:
+        calc.get_property("energy", atoms.copy())
+    assert "\n" not in str(caught.value)
+    assert calc.results == {}  # nothing of the crystal is left to be taken for an answer
+    with pytest.raises(DataError, match=sentence):
+        calc.evaluate_batch([good, atoms])
+
+
+def test_energies_that_are_not_finite_are_refused(calc, monkeypatch):
+    import ase_finetune.calculator as module
+
+    real = module.predict
+
+    def broken(*args, **kwargs):
+        found = real(*args, **kwargs)
+        found.forces[0, 0] = np.inf
+        return found
+
+    monkeypatch.setattr(module, "predict", broken)
+    with pytest.raises(DataError, match="no finite energy and forces"):
+        calc.evaluate_batch([crystal()])
+
+
+def test_bad_settings(calc, tmp_path):
     with pytest.raises(ConfigError, match="float32, float64"):
         FineTunedCalculator(calc.checkpoint, dtype="float16")
+    with pytest.raises(ConfigError, match="Unknown setting dvice"):
+        FineTunedCalculator(calc.checkpoint, dvice="cuda")
+    with pytest.raises(ConfigError, match="dtype cannot be changed"):
+        calc.set(dtype="float32")
     with pytest.raises(CheckpointError, match="not a checkpoint folder"):
         FineTunedCalculator(tmp_path)
+
+
+def test_what_matters_recomputes_and_nothing_else(calc, monkeypatch):
+    """The model sees elements, positions, cell and pbc; no entry of info, charge or spin."""
+    atoms = crystal()
+    atoms.calc = calc
+    calls, real = [], calc.evaluate_batch
+
+    def counted(frames):
+        calls.append(1)
+        return real(frames)
+
+    monkeypatch.setattr(calc, "evaluate_batch", counted)
+    first = atoms.get_potential_energy()
+    atoms.info.update(head="other", charge=1, spin=3, total_charge=-1)
+    atoms.set_initial_magnetic_moments([1.0] * len(atoms))
+    atoms.set_initial_charges([0.5] * len(atoms))
+    atoms.set_velocities(np.ones((len(atoms), 3)))
+    atoms.get_forces()
+    atoms.get_stress()
+    assert len(calls) == 1
+    assert real([atoms])[0]["energy"] == first
+    energies = [first]
+    for change in (
+        lambda: atoms.positions.__iadd__(0.01 * np.arange(12).reshape(4, 3)),
+        lambda: atoms.set_cell(1.01 * atoms.cell.array),
+        lambda: atoms.set_pbc((True, True, False)),
+        lambda: atoms.numbers.__setitem__(0, 8),
+    ):
+        change()
+        energies.append(atoms.get_potential_energy())
+    assert len(calls) == 5
+    assert len(set(energies)) == 5
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_stress_without_a_full_cell_is_refused_and_the_rest_is_given(calc, rank):
+    atoms = water(cell=[4.0 if i < rank else 0.0 for i in range(3)], pbc=np.arange(3) < rank)
+    with pytest.raises(PropertyNotImplementedError, match="three vectors"):
+        calc.get_property("stress", atoms)
+    found = calc.get_property("forces", atoms)
+    assert np.abs(found.sum(axis=0)).max() < 1e-10
+    assert "stress" not in calc.results
 
 
 def test_properties_do_not_leak_into_other_calculators(calc):

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = ("ase_finetune", "properties", "systems")
 OUTER = {
+    "ase_format",
     "cli",
     "cli_arguments",
     "cli_curvature",
