@@ -7,12 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny_curvature import normal, tiny_residuals
+from tiny_curvature import dense_hessian, normal, tiny_residuals
 
 from ase_finetune.curvature.lanczos import Density, Interval, Lanczos, advance, probes, trace
 from ase_finetune.curvature.products import LossProducts
-from ase_finetune.graphs import collate, predict
-from ase_finetune.residuals import residual_vector
 
 
 def matrix(values: torch.Tensor) -> torch.Tensor:
@@ -70,20 +68,9 @@ def test_hutchinson_covers_the_trace_as_often_as_it_says():
 
 @pytest.fixture(scope="module")
 def tiny():
-    """A Hessian row by row, by torch's batched rule, and what the products say of it."""
     residuals, graphs = tiny_residuals()
-    batch = collate(graphs, residuals.n_elements)
-    rho = residual_vector(
-        residuals.loss, predict(residuals.module, batch, stress=True, training=True), batch
-    )
-    parameters, size = residuals.parameters, residuals.size
-    gradient = torch.autograd.grad(0.5 * rho.square().sum(), parameters, create_graph=True)
-    flat = torch.cat([g.reshape(-1) for g in gradient])
-    rows = torch.autograd.grad(
-        flat, parameters, torch.eye(size, dtype=torch.float64), is_grads_batched=True
-    )
-    H = torch.cat([r.reshape(size, -1) for r in rows], dim=1)
-    vectors = normal(2, size, seed=8)
+    H = dense_hessian(residuals, graphs)
+    vectors = normal(2, len(H), seed=8)
     assert torch.allclose(LossProducts(residuals).hessian(vectors), vectors @ H, rtol=1e-9)
     return H, torch.linalg.eigvalsh(0.5 * (H + H.T))
 

@@ -11,9 +11,9 @@ from conftest import TINY, cu_frames, label
 from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.config import TrainConfig
 from ase_finetune.data import Splits
-from ase_finetune.graphs import Graph
+from ase_finetune.graphs import Graph, collate, predict
 from ase_finetune.loss import Loss
-from ase_finetune.residuals import Residuals
+from ase_finetune.residuals import Residuals, residual_vector
 from ase_finetune.start import make_graphs, prepare
 
 WEIGHTS = {"energy_weight": 1.0, "forces_weight": 10.0, "stress_weight": 10.0}
@@ -60,3 +60,17 @@ def tiny_residuals(
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     """Seeded standard normal numbers in float64."""
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def dense_hessian(residuals: Residuals, graphs: list[Graph]) -> torch.Tensor:
+    """The Hessian row by row, by torch's batched rule, shape (size, size)."""
+    batch = collate(graphs, residuals.n_elements)
+    result = predict(residuals.module, batch, stress=residuals.loss.needs_stress, training=True)
+    rho = residual_vector(residuals.loss, result, batch)
+    parameters, size = residuals.parameters, residuals.size
+    gradient = torch.autograd.grad(0.5 * rho.square().sum(), parameters, create_graph=True)
+    flat = torch.cat([g.reshape(-1) for g in gradient])
+    rows = torch.autograd.grad(
+        flat, parameters, torch.eye(size, dtype=torch.float64), is_grads_batched=True
+    )
+    return torch.cat([r.reshape(size, -1) for r in rows], dim=1)

@@ -105,7 +105,8 @@ def residuals(result: CurvatureResult) -> Figure:
 
 
 def properties(result: CurvatureResult) -> Figure | None:
-    """Draw which share of each property's gradient lies along the leading eigenvectors."""
+    """Draw which share of each property's squared gradient, and of the loss, lies along the leading
+    eigenvectors."""
     plain = result.optimizers.get("sgd")
     if plain is None or not plain.properties:
         return None
@@ -120,11 +121,11 @@ def properties(result: CurvatureResult) -> Figure | None:
             label=name,
         )
     loss = np.cumsum(plain.residual_shares[: result.rows - result.invisible])
-    axes.plot(np.arange(1, len(loss) + 1), loss, label="loss", **PLAIN)
+    axes.plot(np.arange(1, len(loss) + 1), loss, label="loss (residuals)", **PLAIN)
     axes.set_xscale("log")
     axes.set_ylim(0.0, 1.02)
     axes.set_xlabel("Leading eigenvectors of $J^T J$")
-    axes.set_ylabel("Share of the squared gradient")
+    axes.set_ylabel("Share along leading eigenvectors")
     _legend(figure, axes)
     return figure
 

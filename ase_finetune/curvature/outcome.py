@@ -30,7 +30,7 @@ class HessianView:
     sharpness
         d^T H d / |d|^2 along the step d = -P g.
     alignment
-        Cosine between d and -g.
+        Cosine between the step d and -g.
     density
         Quadrature nodes and weights.
     """

@@ -180,26 +180,36 @@ class Curvature:
     def run(self, progress: Progress = lambda title, done, total: None) -> CurvatureResult:
         """Look at every optimizer at the checkpoint's theta."""
         begun = time.perf_counter()
+        rho, J = self.residuals.jacobian()
+        candidates = list(self.candidates(J, rho, progress).values())
+        view = self.settings.view
+        found = look(self.residuals, J, rho, candidates, view, self.properties, progress)
+        return dataclasses.replace(found, details=self._details(begun))
+
+    def candidates(
+        self,
+        J: torch.Tensor,
+        rho: torch.Tensor,
+        progress: Progress = lambda title, done, total: None,
+    ) -> dict[str, Candidate]:
+        """Return the preconditioner of every optimizer at the present theta, by name.
+
+        Parameters
+        ----------
+        J, rho
+            Jacobian and residuals there, of which the second-order ones are made.
+        progress
+            Called with a title and (done, total).
+        """
         whole = Residuals(
             self.module, self.graphs, self.whole, self.n_elements, batch_atoms=BATCH_ATOMS
         )
         frames = frame_gradients(whole, self.graphs)
-        rho, J = self.residuals.jacobian()
-        candidates = []
-        for k, name in enumerate(self.settings.optimizers):
-            candidates.append(self._candidate(name, frames, J, rho))
-            progress("states", k + 1, len(self.settings.optimizers))
-        del frames
-        found = look(
-            self.residuals,
-            J,
-            rho,
-            candidates,
-            self.settings.view,
-            self.properties,
-            progress,
-        )
-        return dataclasses.replace(found, details=self._details(begun))
+        names, found = self.settings.optimizers, {}
+        for k, name in enumerate(names):
+            found[name] = self._candidate(name, frames, J, rho)
+            progress("states", k + 1, len(names))
+        return found
 
     def run_trajectory(
         self, saved: SavedRun, progress: Progress = lambda title, done, total: None
