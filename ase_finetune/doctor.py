@@ -16,7 +16,7 @@ import numpy as np
 
 from ase_finetune.data_pairs import work_pairs
 from ase_finetune.data_physics import Consistency, Slope, label_consistency
-from ase_finetune.data_read import is_isolated_atom
+from ase_finetune.data_read import ENERGY_KEY, FORCES_KEY, is_isolated_atom
 from ase_finetune.doctor_advice import check_seed, recommended
 from ase_finetune.doctor_contents import contents
 from ase_finetune.doctor_energies import Zero, check_zero, fit_zero
@@ -173,26 +173,40 @@ def _examine_physics(
         everything, [i for k, i in enumerate(rows) if k not in shapes.overlaps], name
     )
     found.findings += check_constant(everything, rows, name)
-    # Frames with overlapping atoms or impossible forces would blame the others.
-    bad: set[int] = set()
-    for finding in found.findings:
-        few = len(finding.frames) < len(rows) / 2
-        if finding.code in _SPOILED or (finding.code.startswith("net_") and few):
-            bad |= set(finding.frames)
-    kept = [k for k, i in enumerate(rows) if i not in bad]
     if "energies_constant" in found.codes:
-        found.findings[:] = [f for f in found.findings if f.code != "isolated_atoms_level"]
+        _drop(found, "isolated_atoms_level")
         return
-    if not kept:
-        return
-    rows = [rows[k] for k in kept]
-    frames = [everything[i] for i in rows]
+    # Frames with overlapping atoms or impossible forces would blame the others.
+    spoiled = {i for f in found.findings if f.code in _SPOILED for i in f.frames}
+    sane = [k for k, i in enumerate(rows) if i not in spoiled]
+    if sane:
+        chosen = [rows[k] for k in sane]
+        found.findings += check_extremes([everything[i] for i in chosen], over[sane], chosen, name)
+    for finding in found.findings:
+        if finding.code.startswith("net_") and len(finding.frames) < len(rows) / 2:
+            spoiled |= set(finding.frames)
+    kept = [k for k, i in enumerate(rows) if i not in spoiled]
+    if kept:
+        chosen = [rows[k] for k in kept]
+        _examine_work(found, chosen, shapes.features[kept], elements, factor, zero)
+
+
+def _examine_work(
+    found: Examined,
+    rows: list[int],
+    features: np.ndarray,
+    elements: int,
+    factor: float,
+    zero: Zero,
+) -> None:
+    """Compare energies with the work between frames and with a linear model."""
+    name, frames = found.data.name, [found.data.frames[i] for i in rows]
     sizes = np.array([len(f) for f in frames])
     consistency, pairs = label_consistency(frames), work_pairs(frames)
     found.contents["consistency"] = _spelled(consistency)
     if _agree(consistency.forces):
         # The scale of the energies is a hint only; work between frames is evidence.
-        found.findings[:] = [f for f in found.findings if f.code != "energy_unit"]
+        _drop(found, "energy_unit")
     else:
         sized = [len(f) for f in frames]
         sure = _agree(consistency.stress) or zero.all_electron or zero.to_eV != 1.0
@@ -204,22 +218,23 @@ def _examine_physics(
         return
     sound = not any(f.code.startswith(("stress_", "pressure_")) for f in found.findings)
     trusted = sound and consistency.stress is not None
-    energy = np.array([f.info["REF_energy"] for f in frames]) / sizes
-    model = surrogate(shapes.features[kept], energy, elements)
+    energy = np.array([f.info[ENERGY_KEY] for f in frames]) / sizes
+    force = np.array([np.sqrt((f.arrays[FORCES_KEY] ** 2).mean()) for f in frames])
+    model = surrogate(features, energy, elements, force)
     if model is not None:
         found.contents["linear_model"] = {
             "explained": model.explained,
             "scatter_meV_per_atom": 1000 * model.scatter,
         }
     more = check_energies(jumps(pairs, sizes, trusted), model, sizes, rows, name)
-    found.findings += more
-    if not {"levels_mixed", "energies_unrelated"} & {f.code for f in more}:
-        known = {i for f in more for i in f.frames}
-        found.findings += [
-            f
-            for f in check_extremes(frames, over[kept], rows, name)
-            if f.code != "energy_outlier" or not set(f.frames) <= known
-        ]
+    if {"levels_mixed", "energies_unrelated"} & {f.code for f in more}:
+        _drop(found, "energy_outlier")
+    known = {i for f in found.findings if f.code == "energy_outlier" for i in f.frames}
+    found.findings += [f for f in more if f.code != "energy_outlier" or not set(f.frames) <= known]
+
+
+def _drop(found: Examined, code: str) -> None:
+    found.findings[:] = [f for f in found.findings if f.code != code]
 
 
 def _agree(slope: Slope | None) -> bool:

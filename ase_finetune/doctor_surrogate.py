@@ -16,6 +16,8 @@ Array = NDArray[np.float64]
 _FRAMES_PER_FEATURE = 3
 _PASSES = 3
 _MOST_LEVERAGE = 0.5
+_LIKE_FRAMES = 30
+_LEAST_SCALE = 0.5  # of the scatter of all
 _MIXTURE_RIDGE = 1e-6
 _LEVEL_GAIN = 0.3  # of the scatter without levels; halving a bell curve leaves 0.6
 _LEAST_STEP = 6.0  # times the scatter with levels
@@ -55,21 +57,26 @@ class Surrogate:
         near one where energies follow their structures, near or below zero where they do not.
     levels
         Two levels of energy, if assuming them makes the model several times better.
+    scale
+        (F,), the scatter of frames with forces of like size, eV/atom: hot frames are harder.
     """
 
     residual: Array
     scatter: float
     explained: float
     levels: Levels | None
+    scale: Array
 
     @property
     def scores(self) -> Array:
-        """Residuals in units of the scatter, (F,)."""
-        middle: Array = (self.residual - np.median(self.residual)) / max(self.scatter, 1e-9)
-        return middle
+        """Residuals in units of the scatter of like frames, (F,)."""
+        out: Array = (self.residual - np.median(self.residual)) / np.maximum(self.scale, 1e-9)
+        return out
 
 
-def surrogate(features: Array, energy: Array, elements: int) -> Surrogate | None:
+def surrogate(
+    features: Array, energy: Array, elements: int, force: Array | None = None
+) -> Surrogate | None:
     """Fit and predict.
 
     Parameters
@@ -80,6 +87,8 @@ def surrogate(features: Array, energy: Array, elements: int) -> Surrogate | None
         (F,), eV/atom.
     elements
         Number of elements.
+    force
+        (F,), size of the forces, eV/A; frames are compared with others of like size.
 
     Returns
     -------
@@ -104,7 +113,20 @@ def surrogate(features: Array, energy: Array, elements: int) -> Surrogate | None
             break
     scatter, before = _spread(residual), _spread(target)
     explained = 1 - (scatter / before) ** 2 if before > 0 else 0.0
-    return Surrogate(residual, scatter, explained, _levels(columns, target))
+    scale = np.full(len(energy), scatter) if force is None else _scale(residual, scatter, force)
+    return Surrogate(residual, scatter, explained, _levels(columns, target), scale)
+
+
+def _scale(residual: Array, scatter: float, force: Array) -> Array:
+    """Scatter among the frames whose forces are nearest in size."""
+    order = np.argsort(force)
+    off = np.abs(residual - np.median(residual))[order]
+    half = max(_LIKE_FRAMES, len(off) // 10) // 2
+    scale = np.empty(len(off))
+    for place, row in enumerate(order):
+        low = max(0, min(place - half, len(off) - 2 * half))
+        scale[row] = 1.4826 * np.median(off[low : low + 2 * half])
+    return np.maximum(scale, _LEAST_SCALE * scatter)
 
 
 def step_between(

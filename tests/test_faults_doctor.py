@@ -66,8 +66,13 @@ def original(name: str) -> tuple[Atoms, ...]:
 
 
 def copies(name: str) -> list[Atoms]:
-    """Copies as a user would have them: without this project's splits."""
+    """Copies as a user would have them: without this project's splits.
+
+    Two references of acetylacetone repeat frames of its test set and are left out.
+    """
     frames = [frame.copy() for frame in original(name)]
+    if name == "acetylacetone.h5":
+        frames = [frame for frame in frames if frame.info["split"] != "reference"]
     for frame in frames:
         for key in ("split", "id"):
             frame.info.pop(key, None)
@@ -209,7 +214,11 @@ def exploded(frames: list[Atoms]) -> list[int]:
 
 def unconverged(frames: list[Atoms]) -> list[int]:
     rows = several(frames)
-    i = rows[2 * len(rows) // 5]
+    cold = [
+        i for i in rows if "AIMD NVT simulation at 300 K" in frames[i].info.get("description", "")
+    ]
+    # In 54 atoms at 3000 K an eV drowns in what the linear model leaves; see the last test.
+    i = (cold or rows)[2 * len(cold or rows) // 5]
     frames[i].info["REF_energy"] += 1.0
     return [i]
 
@@ -399,9 +408,22 @@ OF_MOLECULES = {
 }
 
 
+# Faults that differ from others in a number only.
+ALIKE = {
+    "energies in kcal/mol",
+    "energies in kJ/mol",
+    "stress in -kbar",
+    "half 1 eV/atom down",
+    "forces missing in some",
+    "one exploded energy",
+}
+
+
 def slow(name: str, fault: str) -> list[pytest.MarkDecorator]:
     """Keep the default run short: all faults in Mo, those of molecules in acetylacetone."""
-    quick = name == "mo.h5" or (name == "acetylacetone.h5" and fault in OF_MOLECULES)
+    quick = (name == "mo.h5" and fault not in ALIKE) or (
+        name == "acetylacetone.h5" and fault in OF_MOLECULES
+    )
     return [] if quick else [pytest.mark.slow]
 
 
@@ -532,3 +554,14 @@ def test_two_codes_do_not_agree_on_the_energy_of_mo():
     assert (finding.code, finding.source) == ("levels_between", "mo_vasp_pbe_test and mo")
     step = float(finding.message.split(" meV/atom")[0].rsplit(" ", 1)[1])
     assert step == pytest.approx(-454, abs=60)
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="1 eV in 54 hot atoms, far from other frames, is too little")
+def test_a_small_error_in_a_hot_metal_is_found(tmp_path):
+    frames = copies("mo_vasp_pbe_train.xyz")
+    hot = [i for i, f in enumerate(frames) if f.info["description"].endswith("at 3000 K")]
+    frames[hot[5]].info["REF_energy"] += 1.0
+    path = tmp_path / "planted.xyz"
+    ase.io.write(path, frames, format="extxyz")
+    assert any(hot[5] in f.frames for f in examine([path]).findings)
