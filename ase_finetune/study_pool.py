@@ -115,7 +115,7 @@ class DaskPool:
         """
         try:
             self.dask.wait(list(self.runs), timeout=timeout_s, return_when="FIRST_COMPLETED")
-        except TimeoutError:
+        except (TimeoutError, self.dask.TimeoutError):  # one and the same from Python 3.11 on
             return []
         except self.dask.CancelledError as error:
             raise UserError(_LOST) from error

@@ -185,14 +185,14 @@ def test_weights_that_were_not_kept_are_trained_again_for_a_later_refinement(tmp
 @pytest.mark.slow
 def test_a_study_with_all_its_parts(tmp_path, copper):
     plan = copper(
-        optimizers=("adam", "adamw", "schedulefree"), seeds=3, fractions=(0.5,),
+        optimizers=("adam", "adamw", "schedulefree"), seeds=2, fractions=(0.5,),
         controls=("no-decay", "ema-cosine", "more-steps", "scratch"),
         refine=("lbfgs", "lm"), refine_settings={"evaluations": 4},
     )  # fmt: skip
     rows = do(plan, tmp_path)
     assert all(row["outcome"] == "ok" for row in rows.values())
     # Zero-shot, five tuned arms, three of them at half the frames, no decay, refinement.
-    assert len(rows) == 1 + 5 * (3 + 3) + 3 * 3 + 1 + 3 * 3
+    assert len(rows) == 1 + 5 * (3 + 2) + 3 * 2 + 1 + 2 * 3
     text = markdown(make_study(*load(tmp_path)))
     assert "AdamW without decay equals Adam" in text
 
