@@ -63,7 +63,7 @@ def curvature(
     probes: Annotated[
         int, typer.Option(help="Random probes of the true Hessian per optimizer; 0 skips it.")
     ] = 2,
-    lanczos: Annotated[int, typer.Option(help="Hessian-vector products per probe.")] = 20,
+    lanczos: Annotated[int, typer.Option(help="Hessian-vector products per probe.")] = 16,
     run: Annotated[
         list[Path] | None,
         typer.Option(help="Also the preconditioner in this run's state.pt, at its own weights."),

@@ -84,6 +84,9 @@ def test_spectra_are_those_of_dense_matrices(study, result, dense):
     ratio = float((H - J.T @ J).norm() / H.norm())
     found = result.hessian_minus_gauss_newton
     assert found.value == pytest.approx(ratio, abs=max(0.1, 2 * found.half_width))
+    exact = float((H - J.T @ J).trace())
+    beyond = result.trace_beyond_gauss_newton
+    assert abs(beyond.value - exact) < 2 * beyond.half_width
 
 
 def test_loss_left_is_that_of_the_linearized_iteration(study, result, dense):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ase_finetune.curvature.filters import Filter, optimizer_filter
-from ase_finetune.curvature.hessian import hessian_views, relative_difference
+from ase_finetune.curvature.hessian import beyond_gauss_newton, hessian_views
 from ase_finetune.curvature.metrics import RowSpectrum, SpectrumMetrics, visible_rank
 from ase_finetune.curvature.outcome import CurvatureResult, OptimizerCurvature
 from ase_finetune.curvature.preconditioners import Preconditioner
@@ -93,7 +93,7 @@ class View:
 
     name: str = "same theta"
     steps: int = 200
-    lanczos: int = 20
+    lanczos: int = 16
     probes: int = 2
     seed: int = 1
 
@@ -133,6 +133,11 @@ def look(
         if view.probes
         else {}
     )
+    beyond = (
+        beyond_gauss_newton(LossProducts(residuals), J, active, view)
+        if view.probes
+        else (None, None)
+    )
     rows = _Rows(
         graphs, residuals, J, rho, view, {name: found[1] for name, found in values.items()}
     )
@@ -151,9 +156,8 @@ def look(
         active=int(active.sum()),
         invisible=len(rho) - rows.rank,
         steps=view.steps,
-        hessian_minus_gauss_newton=(
-            relative_difference(LossProducts(residuals), J, active, view) if view.probes else None
-        ),
+        hessian_minus_gauss_newton=beyond[0],
+        trace_beyond_gauss_newton=beyond[1],
         property_values={
             name: (value, (properties or {})[name].unit, rows.within[name])
             for name, (value, _) in values.items()

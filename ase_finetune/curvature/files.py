@@ -38,6 +38,7 @@ def _view(result: CurvatureResult) -> dict[str, Any]:
         "invisible_rows": result.invisible,
         "filter_steps": result.steps,
         "hessian_minus_gauss_newton": _interval(result.hessian_minus_gauss_newton),
+        "trace_beyond_gauss_newton": _interval(result.trace_beyond_gauss_newton),
         "properties": {
             name: {"value": value, "unit": unit, "share_within_data": share}
             for name, (value, unit, share) in result.property_values.items()

@@ -9,13 +9,14 @@ import torch
 
 from ase_finetune.curvature.lanczos import Density, Interval, Lanczos, advance, probes, trace
 from ase_finetune.curvature.outcome import HessianView
-from ase_finetune.curvature.preconditioners import apply
+from ase_finetune.curvature.preconditioners import Blockwise, apply
 from ase_finetune.curvature.products import LossProducts
 
 if TYPE_CHECKING:
     from ase_finetune.curvature.analysis import Candidate, View
 
 HUTCHINSON = 4
+SAME = 1e-10
 
 
 def preconditioned(
@@ -41,6 +42,18 @@ def finish(
     if decay is not None and not decay.coupled:
         found = found + decay.diagonal * x
     return found
+
+
+def same_map(a: Candidate, b: Candidate) -> bool:
+    """Whether two candidates have the same P, up to rounding, and the same decay."""
+    if a is b:
+        return True
+    if a.decay is not None or b.decay is not None:
+        return False
+    if not (isinstance(a.P, Blockwise) and isinstance(b.P, Blockwise)):
+        return False
+    plain = not a.P.turned and not b.P.turned
+    return plain and torch.allclose(a.P.diagonal, b.P.diagonal, rtol=SAME, atol=0.0)
 
 
 def hessian_views(
@@ -69,8 +82,13 @@ def hessian_views(
         Called with a title and (done, total).
     """
     starts = probes(view.probes, products.size, view.seed, active)
-    owners = [c for c in candidates for _ in range(view.probes)]
-    processes = [Lanczos(start) for _ in candidates for start in starts]
+    # Adam, AdamW and ScheduleFree, say, are one map at one theta: it is looked at once.
+    origin = [
+        next(i for i, other in enumerate(candidates) if same_map(c, other)) for c in candidates
+    ]
+    distinct = sorted(set(origin))
+    owners = [candidates[i] for i in distinct for _ in range(view.probes)]
+    processes = [Lanczos(start) for _ in distinct for start in starts]
 
     def images(alive: list[int], vectors: torch.Tensor) -> torch.Tensor:
         given = torch.stack(
@@ -96,7 +114,8 @@ def hessian_views(
     bent = products.hessian(steps)
     found = {}
     for k, candidate in enumerate(candidates):
-        own = processes[k * view.probes : (k + 1) * view.probes]
+        first = distinct.index(origin[k]) * view.probes
+        own = processes[first : first + view.probes]
         density = Density.of(own, int(active.sum()))
         step = steps[k]
         squared = step.square().sum()
@@ -124,20 +143,16 @@ def _extreme(processes: Sequence[Lanczos], end: int) -> Interval:
     return Interval(*best)
 
 
-def relative_difference(
+def beyond_gauss_newton(
     products: LossProducts, J: torch.Tensor, active: torch.Tensor, view: View
-) -> Interval:
-    """Return |H - J^T J| / |H| in the Frobenius norm, whose squares are traces of squares."""
+) -> tuple[Interval, Interval]:
+    """Return |H - J^T J| / |H| in the Frobenius norm and the trace of H - J^T J, by Hutchinson.
+
+    The trace of J^T J is known exactly, so that of H has the error of this small part alone.
+    """
     signs = probes(HUTCHINSON, products.size, view.seed + 1, active)
     image = products.hessian(signs)
     rest = image - signs @ J.T @ J
+    # Squared norms of images estimate traces of squares.
     ratios = (rest.norm(dim=1) / image.norm(dim=1)).tolist()
-    return Interval.of(ratios)
-
-
-def hessian_trace(
-    products: LossProducts, J: torch.Tensor, signs: torch.Tensor
-) -> tuple[Interval, float]:
-    """Return the trace of H - J^T J with its interval, and that of J^T J, which is exact."""
-    found = trace(lambda z: products.hessian(z) - z @ J.T @ J, signs)
-    return found, float(J.square().sum())
+    return Interval.of(ratios), trace(signs, rest)

@@ -115,6 +115,8 @@ class CurvatureResult:
         T of the filters.
     hessian_minus_gauss_newton
         Frobenius norm of H - J^T J over that of H.
+    trace_beyond_gauss_newton
+        Trace of H - J^T J; that of J^T J is the trace of ``sgd``'s spectrum.
     property_values
         Name -> (value, unit, share of |grad p|^2 in the span of the data's rows).
     optimizers
@@ -133,6 +135,7 @@ class CurvatureResult:
     invisible: int
     steps: int
     hessian_minus_gauss_newton: Interval | None
+    trace_beyond_gauss_newton: Interval | None
     property_values: Mapping[str, tuple[float, str, float]]
     optimizers: Mapping[str, OptimizerCurvature]
     details: Mapping[str, Any]
