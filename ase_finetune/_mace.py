@@ -12,24 +12,35 @@ import contextlib
 import io
 import os
 import warnings
+from collections.abc import Iterator
 
 import torch
 
 _FLAG = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
+
+@contextlib.contextmanager
+def quiet_and_safe() -> Iterator[None]:
+    """Undo what importing from mace-torch does to the process, and keep what it prints."""
+    before = os.environ.get(_FLAG)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        if before is None:
+            os.environ.pop(_FLAG, None)
+        else:
+            os.environ[_FLAG] = before
+
+
 torch.serialization.add_safe_globals([slice])
-_before = os.environ.get(_FLAG)
-with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+with quiet_and_safe(), warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from e3nn import o3
     from mace import modules
     from mace.tools.finetuning_utils import load_foundations_elements
     from mace.tools.scripts_utils import extract_config_mace_model, remove_pt_head
     from mace.tools.utils import AtomicNumberTable
-if _before is None:
-    os.environ.pop(_FLAG, None)
-else:
-    os.environ[_FLAG] = _before
 
 __all__ = [
     "AtomicNumberTable",
@@ -37,5 +48,6 @@ __all__ = [
     "load_foundations_elements",
     "modules",
     "o3",
+    "quiet_and_safe",
     "remove_pt_head",
 ]

@@ -143,10 +143,13 @@ def _keywords(arguments: str | None) -> dict[str, Any]:
 def _mace(path: Path, keywords: Mapping[str, Any]) -> Any:
     if not path.is_file():
         raise ConfigError(f"There is no model file {path}.")
-    from mace.calculators import MACECalculator
+    from ase_finetune._mace import quiet_and_safe
 
     try:
-        return MACECalculator(model_paths=str(path), **keywords)
+        with quiet_and_safe():
+            from mace.calculators import MACECalculator
+
+            return MACECalculator(model_paths=str(path), **keywords)
     except Exception as error:
         raise ConfigError(f"mace-torch could not load {path}: {error}") from error
 

@@ -9,19 +9,18 @@ import contextlib
 import io
 import os
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ase_finetune._mace import quiet_and_safe
 from ase_finetune.architecture import DTYPES, dtype_name
 from ase_finetune.checkpoint import Checkpoint, write_synced
 from ase_finetune.errors import CheckpointError, ConfigError
 
 FORMATS = ("mace", "lammps")
-_FLAG = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
 @dataclass(frozen=True)
@@ -109,27 +108,13 @@ def export(
 
 def _for_lammps(module: Any) -> Any:
     """Compile the module as ``mace.cli.create_lammps_model`` does."""
-    with _safe_loading_kept(), warnings.catch_warnings():
+    with quiet_and_safe(), warnings.catch_warnings():
         # TorchScript is deprecated and says so of every layer; LAMMPS's pair style needs it.
         warnings.simplefilter("ignore")
         from e3nn.util import jit
         from mace.calculators.lammps_mace import LAMMPS_MACE
 
         return jit.compile(LAMMPS_MACE(module, head=module.heads[0]))
-
-
-@contextlib.contextmanager
-def _safe_loading_kept() -> Iterator[None]:
-    """Undo what importing ``mace.calculators`` does: see `ase_finetune._mace`."""
-    before = os.environ.get(_FLAG)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        if before is None:
-            os.environ.pop(_FLAG, None)
-        else:
-            os.environ[_FLAG] = before
 
 
 def _write(target: Path, payload: bytes) -> None:

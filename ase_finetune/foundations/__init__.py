@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ase_finetune._mace import quiet_and_safe
 from ase_finetune.architecture import DTYPES, describe, prune, single_head
 from ase_finetune.checkpoint import SEED, Checkpoint
 from ase_finetune.errors import CheckpointError, FoundationError
@@ -49,9 +50,14 @@ class Foundation:
 
 def foundation_names() -> list[str]:
     """Return the names that :func:`load_foundation` knows beside paths."""
-    from mace.calculators.foundations_models import mace_mp_names
+    return ["seed", *(n for n in _catalog().mace_mp_names if n), *_OFF]
 
-    return ["seed", *(n for n in mace_mp_names if n), *_OFF]
+
+def _catalog() -> Any:
+    """Return mace-torch's module of names and downloads."""
+    with quiet_and_safe():
+        from mace.calculators import foundations_models
+    return foundations_models
 
 
 def load_foundation(
@@ -136,8 +142,7 @@ def _pruned(module: torch.nn.Module, elements: Sequence[int]) -> torch.nn.Module
 
 
 def _download(name: str) -> Path:
-    from mace.calculators import foundations_models as known
-
+    known = _catalog()
     try:
         # mace-torch reports on standard output, where our JSON goes.
         with contextlib.redirect_stdout(sys.stderr):
@@ -157,9 +162,9 @@ def _download(name: str) -> Path:
 
 
 def _download_off(size: str) -> str:
-    from mace.calculators import foundations_models as known
     from mace.tools.utils import get_cache_dir
 
+    known = _catalog()
     url = known.mace_off_urls[size]
     target = Path(get_cache_dir()) / Path(url).name
     if not target.is_file():
