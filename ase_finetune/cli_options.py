@@ -28,6 +28,7 @@ HELP = {
     "scheduler_patience": "Epochs without improvement that the plateau schedule waits",
     "warmup_fraction": "Share of the steps spent warming up  (default: the optimizer's)",
     "epochs": "Passes over the training frames",
+    "epoch_frames": "Frames in an epoch, for large data (0: all)",
     "batch_size": "Frames per step",
     "micro_batch_size": "Frames evaluated at once, to bound memory (0: all of a step)",
     "patience": "Stop after so many epochs without improvement (0: never)",

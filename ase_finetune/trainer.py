@@ -49,6 +49,7 @@ def finetune(
     start: Start | None = None,
     out: str | Path | None = None,
     progress: Progress | None = None,
+    steps: Progress | None = None,
     resume: bool = False,
 ) -> Checkpoint:
     """Fine-tune a foundation and return the weights with the best validation force error.
@@ -65,6 +66,9 @@ def finetune(
         Folder for ``state.pt``, written while training so that a stopped run can go on.
     progress
         Called with the record of each epoch, as in the log.
+    steps
+        Called with the record of each optimizer step: loss, gradient norm before clipping and
+        learning rate. A step that is done again, after a divergence, is reported again.
     resume
         Continue from ``state.pt`` in ``out``, to the same bits as a run that was not stopped.
 
@@ -89,6 +93,8 @@ def finetune(
         trainer = _Trainer(splits, config, begin, folder, processes)
         if resume:
             trainer.load_state()
+        if processes.rank == 0:
+            trainer.report_step = steps
         trainer.run(progress if processes.rank == 0 else None)
     return trainer.result()
 
@@ -143,6 +149,7 @@ class _Trainer:
         self.base_lr = [float(g["lr"]) for g in self.optimizer.param_groups]
         self.average = MovingAverage(self.module, config.averaging) if config.averaging else None
         self.state = TrainingState()
+        self.report_step: Progress | None = None
 
     def _loss(self, epoch: int) -> Loss:
         config = self.config
@@ -275,6 +282,17 @@ class _Trainer:
             raise self._diverged("loss is")
         self.optimizer.step()
         self.state.step += 1
+        if self.report_step is not None:
+            self.report_step(
+                {
+                    "stage": "finetuned",
+                    "epoch": self.state.epoch + 1,
+                    "step": self.state.step,
+                    "train_loss": value,
+                    "gradient_norm": float(norm),
+                    "lr": float(self.optimizer.param_groups[0]["lr"]),
+                }
+            )
         if self.average is not None:
             self.average.update(self.module)
         return value
