@@ -16,8 +16,9 @@ Array = NDArray[np.float64]
 _FRAMES_PER_FEATURE = 3
 _PASSES = 3
 _MOST_LEVERAGE = 0.5
+_UNUSUAL = 4.0  # times the usual leverage
 _LIKE_FRAMES = 30
-_LEAST_SCALE = 0.5  # of the scatter of all
+_LEAST_SCALE = 1.0  # of the scatter of all
 _MIXTURE_RIDGE = 1e-6
 _LEVEL_GAIN = 0.3  # of the scatter without levels; halving a bell curve leaves 0.6
 _LEAST_STEP = 6.0  # times the scatter with levels
@@ -59,6 +60,8 @@ class Surrogate:
         Two levels of energy, if assuming them makes the model several times better.
     scale
         (F,), the scatter of frames with forces of like size, eV/atom: hot frames are harder.
+    usual
+        (F,), whether enough other frames are like this one to judge it alone.
     """
 
     residual: Array
@@ -66,6 +69,7 @@ class Surrogate:
     explained: float
     levels: Levels | None
     scale: Array
+    usual: NDArray[np.bool_]
 
     @property
     def scores(self) -> Array:
@@ -104,9 +108,9 @@ def surrogate(
         return None
     columns = (columns - columns.mean(axis=0)) / columns.std(axis=0)
     kept = np.ones(len(energy), dtype=bool)
-    residual = target
+    residual, leverage = target, np.zeros(len(target))
     for _ in range(_PASSES):
-        residual = _left_out(columns, target, kept)
+        residual, leverage = _left_out(columns, target, kept)
         scores = np.abs(residual - np.median(residual)) / max(_spread(residual), 1e-12)
         kept = scores < 8
         if kept.sum() < len(energy) / 2:
@@ -114,7 +118,8 @@ def surrogate(
     scatter, before = _spread(residual), _spread(target)
     explained = 1 - (scatter / before) ** 2 if before > 0 else 0.0
     scale = np.full(len(energy), scatter) if force is None else _scale(residual, scatter, force)
-    return Surrogate(residual, scatter, explained, _levels(columns, target), scale)
+    usual = leverage < _UNUSUAL * np.median(leverage)
+    return Surrogate(residual, scatter, explained, _levels(columns, target), scale, usual)
 
 
 def _scale(residual: Array, scatter: float, force: Array) -> Array:
@@ -171,8 +176,11 @@ def step_between(
     return step, _spread(plain - step * level)
 
 
-def _left_out(columns: Array, target: Array, kept: NDArray[np.bool_]) -> Array:
-    """Residuals of a ridge fit without the frame itself; its strength is chosen by them."""
+def _left_out(columns: Array, target: Array, kept: NDArray[np.bool_]) -> tuple[Array, Array]:
+    """Residuals of a ridge fit without the frame itself, and how much each frame decides it.
+
+    The ridge is chosen by the residuals.
+    """
     middle = float(np.mean(target[kept]))
     center = columns[kept].mean(axis=0)
     left, sizes, right = np.linalg.svd(columns[kept] - center, full_matrices=False)
@@ -180,19 +188,21 @@ def _left_out(columns: Array, target: Array, kept: NDArray[np.bool_]) -> Array:
     for strength in sizes[0] ** 2 * np.logspace(-10, 0, 21):
         shrink = sizes**2 / (sizes**2 + strength)
         wrong = target[kept] - middle - left @ (shrink * inside)
-        leverage = (left**2 * shrink).sum(axis=1) + 1 / kept.sum()
-        score = float(np.median(np.abs(wrong / np.maximum(1 - leverage, 1e-3))))
+        decided = (left**2 * shrink).sum(axis=1) + 1 / kept.sum()
+        score = float(np.median(np.abs(wrong / np.maximum(1 - decided, 1e-3))))
         if score < best[0]:
             best = (score, float(strength))
     shrink = sizes**2 / (sizes**2 + best[1])
     weights = right.T @ (sizes / (sizes**2 + best[1]) * inside)
     residual: Array = target - middle - (columns - center) @ weights
-    leverage = (left**2 * shrink).sum(axis=1) + 1 / kept.sum()
-    residual[kept] /= np.maximum(1 - leverage, 1e-3)
-    unlike = np.zeros(len(target), dtype=bool)
-    unlike[kept] = leverage > _MOST_LEVERAGE
+    spread = (columns - center) @ (right.T / np.sqrt(sizes**2 + best[1]))
+    leverage: Array = (spread**2).sum(axis=1) + 1 / kept.sum()
+    # Of a frame left out, what it would have if it were not.
+    leverage[~kept] /= 1 + leverage[~kept]
+    residual[kept] /= np.maximum(1 - leverage[kept], 1e-3)
+    unlike = kept & (leverage > _MOST_LEVERAGE)
     residual[unlike] = float(np.median(residual[~unlike])) if not unlike.all() else 0.0
-    return residual
+    return residual, leverage
 
 
 def _levels(columns: Array, target: Array) -> Levels | None:
