@@ -41,8 +41,8 @@ STRAIN = 0.01
 NOTE = (
     "kappa, median: log10 of largest over smallest visible and over median eigenvalue of J P J^T; "
     "gain: what P takes off it, with a 95 % interval over the choice of frames; std of log10; "
-    "rank: effective; lmax of the true Hessian under P, and the lr*lmax that is stable; neg.: of "
-    "its absolute eigenvalues; left: of the linearized loss after the filter's steps."
+    "rank: effective; lmax, lmin of the true Hessian under P, and the lr*lmax that is stable; "
+    "left: share of the linearized loss after the filter's steps, at the default and the best lr."
 )
 Weight = Annotated[float | None, typer.Option(help="Loss weight (default: as trained).")]
 
@@ -333,13 +333,13 @@ def table(result: CurvatureResult) -> Table:
     )
     made = Table(title=title, title_justify="left", caption=NOTE, caption_justify="left")
     labels = ("optimizer", "kappa", "gain", "median", "gain", "std", "rank", "lr*lmax", "stable",
-              "neg. %", "left", "at best lr")  # fmt: skip
+              "lmin/lmax", "left", "at best lr")  # fmt: skip
     for k, label in enumerate(labels):
         made.add_column(label, justify="left" if k == 0 else "right", no_wrap=True)
     for name, o in result.optimizers.items():
         h, e, m = o.hessian, o.errors, o.spectrum
         largest = m.largest if h is None else h.largest.value
-        negative = "-" if h is None else f"{100 * h.negative_share.value:.0f}"
+        lowest = "-" if h is None else f"{h.smallest.value / h.largest.value:.2g}"
         made.add_row(
             name,
             f"{m.log10_kappa:.2f}",
@@ -350,7 +350,7 @@ def table(result: CurvatureResult) -> Table:
             f"{m.effective_rank:.1f}",
             f"{o.lr * largest:.2g}",
             f"{o.threshold:.3g}",
-            negative,
+            lowest,
             f"{o.loss_left:.2g}",
             f"{o.loss_left_best:.2g}",
         )

@@ -24,7 +24,7 @@ from ase_finetune.curvature import (
     View,
 )
 from ase_finetune.curvature.analysis import Candidate
-from ase_finetune.curvature.files import document
+from ase_finetune.curvature.files import document, read_results
 from ase_finetune.curvature.hessian import preconditioned
 from ase_finetune.curvature.preconditioners import Blockwise, apply
 from ase_finetune.curvature.products import LossProducts
@@ -220,6 +220,9 @@ def test_the_command_writes_numbers_spectra_and_figures(trained, tmp_path):
         assert len(values) == views[0]["rows"] and file["view_1/adamw"].attrs["lr"] == 3e-3
     assert float(values[0]) == views[0]["optimizers"]["adam"]["gauss_newton"]["largest"]
     assert len(list((out / "figures").glob("*.png"))) == 10
+    read = read_results(out)
+    assert document(read) == {"views": views}
+    assert np.array_equal(read[0].optimizers["adam"].eigenvalues, values)
     again = runner.invoke(app, command)
     assert again.exit_code == 2 and "already holds" in again.stderr
     wrong = runner.invoke(

@@ -67,9 +67,9 @@ def spectra(result: CurvatureResult) -> Figure:
     """Draw the eigenvalues of J P J^T, relative to the largest, in descending order."""
     figure, axes = _panel()
     rank = result.rows - result.invisible
-    for name, style in _styles(result).items():
-        values = result.optimizers[name].eigenvalues[:rank]
-        axes.plot(np.arange(1, rank + 1), values / values[0], label=name, **style)
+    lines = {n: o.eigenvalues[:rank] / o.eigenvalues[0] for n, o in result.optimizers.items()}
+    for label, values, style in _merged(lines):
+        axes.plot(np.arange(1, rank + 1), values, label=label, **style)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("Rank of eigenvalue")
@@ -82,9 +82,9 @@ def filters(result: CurvatureResult) -> Figure:
     """Draw which share of an error is left along every eigenvector."""
     figure, axes = _panel()
     rank = result.rows - result.invisible
-    for name, style in _styles(result).items():
-        left = np.clip(result.optimizers[name].filter[:rank], FLOOR, CEILING)
-        axes.plot(np.arange(1, rank + 1), left, label=name, **style)
+    lines = {n: np.clip(o.filter[:rank], FLOOR, CEILING) for n, o in result.optimizers.items()}
+    for label, left, style in _merged(lines):
+        axes.plot(np.arange(1, rank + 1), left, label=label, **style)
     axes.axhline(1.0, color="0.6", lw=0.8, ls=(0, (3, 3)), zorder=0)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -97,11 +97,17 @@ def filters(result: CurvatureResult) -> Figure:
 
 def residuals(result: CurvatureResult) -> Figure:
     """Draw how much of the loss lies along the leading eigenvectors."""
-    return _cumulative(
-        result,
-        lambda name: result.optimizers[name].residual_shares[: result.rows - result.invisible],
-        "Share of the loss in leading directions",
-    )
+    figure, axes = _panel()
+    rank = result.rows - result.invisible
+    lines = {n: np.cumsum(o.residual_shares[:rank]) for n, o in result.optimizers.items()}
+    for label, values, style in _merged(lines):
+        axes.plot(np.arange(1, rank + 1), values, label=label, **style)
+    axes.set_xscale("log")
+    axes.set_ylim(0.0, 1.02)
+    axes.set_xlabel("Leading eigenvectors of $J P J^T$")
+    axes.set_ylabel("Share of the loss along them")
+    _legend(figure, axes)
+    return figure
 
 
 def properties(result: CurvatureResult) -> Figure | None:
@@ -137,17 +143,15 @@ def hessian(result: CurvatureResult) -> Figure | None:
         return None
     figure = Figure(figsize=(1.5 * WIDTH, HEIGHT), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    x = np.logspace(-12, 0, 400)
-    for name, style in _styles(result).items():
-        if name not in shown:
-            continue
-        density = shown[name].density
-        scale = shown[name].largest.value
-        at = torch.from_numpy(x * scale)
-        below = density.cumulative(-at).numpy()
-        above = 1.0 - density.cumulative(at).numpy()
-        left.plot(x, below, label=name, **style)
-        right.plot(x, above, label=name, **style)
+    x = np.logspace(-8, 0, 400)
+    lines = {}
+    for name, view in shown.items():
+        at = torch.from_numpy(x * view.largest.value)
+        below = view.density.cumulative(-at).numpy()
+        lines[name] = np.concatenate([below, 1.0 - view.density.cumulative(at).numpy()])
+    for label, values, style in _merged(lines):
+        left.plot(x, values[: len(x)], label=label, **style)
+        right.plot(x, values[len(x) :], label=label, **style)
     for axes, title in ((left, "negative"), (right, "positive")):
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -169,33 +173,27 @@ FIGURES: dict[str, Callable[[CurvatureResult], Figure | None]] = {
 }
 
 
-def _cumulative(result: CurvatureResult, shares: Callable[[str], np.ndarray], label: str) -> Figure:
-    figure, axes = _panel()
-    for name, style in _styles(result).items():
-        values = np.cumsum(shares(name))
-        axes.plot(np.arange(1, len(values) + 1), values, label=name, **style)
-    axes.set_xscale("log")
-    axes.set_ylim(0.0, 1.02)
-    axes.set_xlabel("Leading eigenvectors of $J P J^T$")
-    axes.set_ylabel(label)
-    _legend(figure, axes)
-    return figure
-
-
-def _styles(result: CurvatureResult) -> dict[str, dict[str, Any]]:
-    """A line style per optimizer, the plain gradient in black."""
-    found: dict[str, dict[str, Any]] = {}
-    k = 0
-    for name in result.optimizers:
-        if name == "sgd":
-            found[name] = dict(PLAIN)
-            continue
-        found[name] = {
-            "color": COLORS[k % len(COLORS)],
-            "ls": DASHES[k // len(COLORS)],
-            "lw": 1.3,
-        }
-        k += 1
+def _merged(
+    lines: dict[str, np.ndarray],
+) -> list[tuple[str, np.ndarray, dict[str, Any]]]:
+    """Labels, values and styles; optimizers whose lines coincide share one."""
+    groups: list[list[str]] = []
+    for name, values in lines.items():
+        same = (g for g in groups if np.allclose(lines[g[0]], values, rtol=1e-3, atol=1e-12))
+        group = next(same, None)
+        if group is None:
+            groups.append([name])
+        else:
+            group.append(name)
+    found, k = [], 0
+    for group in groups:
+        if "sgd" in group:
+            style = PLAIN
+        else:
+            style = {"color": COLORS[k % len(COLORS)], "ls": DASHES[k // len(COLORS)], "lw": 1.3}
+            k += 1
+        label = ",\n".join(", ".join(group[i : i + 2]) for i in range(0, len(group), 2))
+        found.append((label, lines[group[0]], style))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 import h5py
 import numpy as np
+import torch
 
-from ase_finetune.curvature.lanczos import Interval
+from ase_finetune.curvature.lanczos import Density, Interval
+from ase_finetune.curvature.metrics import SpectrumMetrics
 from ase_finetune.curvature.outcome import CurvatureResult, HessianView, OptimizerCurvature
 
 UNITS = {
@@ -19,6 +22,93 @@ UNITS = {
     "residual_shares": "of |rho|^2 along each eigenvector of J P J^T",
     "filter": "|error left| along each eigenvector after the steps at lr",
 }
+
+
+def read_results(folder: Path) -> list[CurvatureResult]:
+    """Read what the command wrote, for drawing it again.
+
+    Parameters
+    ----------
+    folder
+        With curvature.json and curvature.h5.
+    """
+    views = json.loads((folder / "curvature.json").read_text(encoding="utf-8"))["views"]
+    with h5py.File(folder / "curvature.h5") as file:
+        return [_read_view(view, file[f"view_{k}"]) for k, view in enumerate(views)]
+
+
+def _read_view(view: Mapping[str, Any], group: h5py.Group) -> CurvatureResult:
+    return CurvatureResult(
+        view=view["view"],
+        loss=view["loss"],
+        gradient_norm=view["gradient_norm"],
+        frames=view["frames"],
+        rows=view["rows"],
+        size=view["parameters"],
+        active=view["active_parameters"],
+        invisible=view["invisible_rows"],
+        steps=view["filter_steps"],
+        hessian_minus_gauss_newton=_read_interval(view["hessian_minus_gauss_newton"]),
+        trace_beyond_gauss_newton=_read_interval(view["trace_beyond_gauss_newton"]),
+        property_values={
+            name: (p["value"], p["unit"], p["share_within_data"])
+            for name, p in view["properties"].items()
+        },
+        optimizers={
+            name: _read_optimizer(name, o, group[name]) for name, o in view["optimizers"].items()
+        },
+        details=view["details"],
+    )
+
+
+def _read_optimizer(name: str, o: Mapping[str, Any], group: h5py.Group) -> OptimizerCurvature:
+    return OptimizerCurvature(
+        name=name,
+        lr=o["lr"],
+        threshold=_number(o["stability_threshold"], math.inf),
+        spectrum=SpectrumMetrics(**o["gauss_newton"]),
+        errors={k: _number(v, math.nan) for k, v in o["interval_half_widths"].items()},
+        gains=o["gains"],
+        terms={kind: SpectrumMetrics(**m) for kind, m in o["terms"].items()},
+        loss_left=_number(o["loss_left"], math.inf),
+        best_lr=o["best_lr"],
+        loss_left_best=o["loss_left_best"],
+        hessian=None if o["hessian"] is None else _read_hessian(o["hessian"], group["hessian"]),
+        eigenvalues=group["eigenvalues"][:],
+        residual_shares=group["residual_shares"][:],
+        filter=group["filter"][:],
+        properties={k: v[:] for k, v in group.get("properties", {}).items()},
+    )
+
+
+def _read_hessian(h: Mapping[str, Any], group: h5py.Group) -> HessianView:
+    parts = {
+        what: tuple(
+            torch.from_numpy(group[key][:]) for key in sorted(group) if key.startswith(what)
+        )
+        for what in ("nodes", "weights")
+    }
+    intervals = {
+        key: Interval(h[key]["value"], _number(h[key]["half_width"], math.nan))
+        for key in ("largest", "smallest", "trace", "negative_share")
+    }
+    return HessianView(
+        **intervals,
+        sharpness=h["directional_sharpness"],
+        alignment=h["cosine_with_gradient"],
+        density=Density(parts["nodes"], parts["weights"], int(group.attrs["size"])),
+    )
+
+
+def _read_interval(found: Mapping[str, Any] | None) -> Interval | None:
+    return (
+        None if found is None else Interval(found["value"], _number(found["half_width"], math.nan))
+    )
+
+
+def _number(value: float | None, missing: float) -> float:
+    """JSON has no NaN and no infinity."""
+    return missing if value is None else float(value)
 
 
 def document(results: Sequence[CurvatureResult]) -> dict[str, Any]:
@@ -110,5 +200,5 @@ def write_arrays(path: Path, results: Sequence[CurvatureResult]) -> None:
                     density = o.hessian.density
                     for what in ("nodes", "weights"):
                         for i, values in enumerate(getattr(density, what)):
-                            group.create_dataset(f"hessian/{what}_{i}", data=np.asarray(values))
+                            group.create_dataset(f"hessian/{what}_{i:03d}", data=np.asarray(values))
                     group["hessian"].attrs["size"] = density.size
