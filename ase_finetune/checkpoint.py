@@ -25,7 +25,14 @@ from ase_finetune.architecture import (
     load_tensors,
     stored_tensors,
 )
-from ase_finetune.checkpoint_checks import FORMAT, FORMAT_VERSION, parse_document, sealed
+from ase_finetune.checkpoint_checks import (
+    FORMAT,
+    FORMAT_VERSION,
+    check_architecture,
+    check_size,
+    parse_document,
+    sealed,
+)
 from ase_finetune.checkpoint_files import (
     DOCUMENT,
     read_document,
@@ -98,8 +105,16 @@ class Checkpoint:
     def from_module(
         cls, module: torch.nn.Module, E0s: Mapping[int, float], **metadata: Any
     ) -> Checkpoint:
-        """Take the weights of a module; ``metadata`` are the remaining attributes."""
-        return cls(describe(module), stored_tensors(module), dict(E0s), **metadata)
+        """Take the weights of a module; ``metadata`` are the remaining attributes.
+
+        Raises
+        ------
+        CheckpointError
+            If it is a model that no checkpoint can hold.
+        """
+        architecture = describe(module)
+        check_architecture(architecture, "The module")  # now, and not after hours of training
+        return cls(architecture, stored_tensors(module), dict(E0s), **metadata)
 
     @property
     def numbers(self) -> list[int]:
@@ -213,6 +228,7 @@ class Checkpoint:
             tensors = load_safetensors(payload)
         except Exception as error:  # of any kind, by what is damaged; nothing of the file ran
             raise CheckpointError(f"{folder}: the weights cannot be read ({error}).") from error
+        check_size(document["architecture"], sum(t.numel() for t in tensors.values()), folder)
         result = cls(
             architecture=document["architecture"],
             tensors=tensors,

@@ -8,6 +8,7 @@ the memory.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -26,8 +27,8 @@ FORMAT_VERSION = 2  # 1: without "sha256", the hash of the document itself
 STAGES = ("zero_shot", "finetuned", "refined")
 _HEX = re.compile(r"[0-9a-f]{64}")
 _IRREPS = re.compile(r"\d{1,4}x\d[eo](\+\d{1,4}x\d[eo]){0,19}")
-# The largest of the published models reach a hundredth of the first and the second itself.
-_MOST_WEIGHTS, _MOST_COUPLINGS = 1e9, 2**16
+# Numbers in a coupling tensor, before the paths; 4096 in published models.
+_MOST_COUPLINGS = 2**16
 
 
 def _is_int(low: int, high: int) -> Callable[[Any], bool]:
@@ -155,22 +156,61 @@ def parse_document(payload: bytes, path: Path) -> dict[str, Any]:
     dispersion = document.get("dispersion")
     if dispersion is not None and not isinstance(dispersion, str):
         raise CheckpointError(f"{path} lacks a valid 'dispersion'; copy the folder again.")
-    _check_architecture(document["architecture"], path)
+    check_architecture(document["architecture"], path)
     _check_elements(document, path)
     return document
 
 
-def _check_architecture(architecture: Mapping[str, Any], path: Path) -> None:
+def check_architecture(architecture: Mapping[str, Any], where: object) -> None:
+    """Refuse what cannot be built, or is not to be looked up.
+
+    Parameters
+    ----------
+    architecture
+        As from :func:`ase_finetune.architecture.describe`.
+    where
+        For the message.
+
+    Raises
+    ------
+    CheckpointError
+        If it is no description of a MACE model.
+    """
     for key, valid in _ARCHITECTURE.items():
         if key not in architecture or not valid(architecture[key]):
-            raise CheckpointError(f"{path} describes no MACE model: {key!r} is missing or invalid.")
+            raise CheckpointError(
+                f"{where} describes no MACE model: {key!r} is missing or invalid."
+            )
+    if (architecture["max_ell"] + 1) ** (2 * architecture["correlation"]) > _MOST_COUPLINGS:
+        raise CheckpointError(f"{where} describes a model whose couplings are too many to build.")
+
+
+def check_size(architecture: Mapping[str, Any], count: int, where: object) -> None:
+    """Refuse a description of far more weights than there are, before any are made.
+
+    Parameters
+    ----------
+    architecture
+        A valid one.
+    count
+        How many numbers the file of weights holds.
+    where
+        For the message.
+
+    Raises
+    ------
+    CheckpointError
+        If even some layers of such a model hold more.
+    """
     terms = architecture["hidden_irreps"].replace(" ", "").split("+")
     channels = max(int(term.split("x")[0]) for term in terms)
-    radial = max(architecture["num_bessel"], *architecture["radial_MLP"], 1)
-    harmonics = (architecture["max_ell"] + 1) ** 2
-    weights = channels * radial * harmonics * architecture["num_interactions"]
-    if weights > _MOST_WEIGHTS or harmonics ** architecture["correlation"] > _MOST_COUPLINGS:
-        raise CheckpointError(f"{path} describes a model that is too large to be one.")
+    radial = [architecture["num_bessel"], *architecture["radial_MLP"], channels]
+    least = channels**2 + sum(a * b for a, b in itertools.pairwise(radial))
+    if architecture["num_interactions"] * least > count:
+        raise CheckpointError(
+            f"{where} describes a model of at least {architecture['num_interactions'] * least} "
+            f"weights, but there are {count}."
+        )
 
 
 def _check_elements(document: Mapping[str, Any], path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,17 +21,20 @@ from ase_finetune.data import Splits, label_notes
 from ase_finetune.distributed import is_first
 from ase_finetune.errors import ConfigError
 from ase_finetune.evaluate import predict_frames
+from ase_finetune.lock import check_unlocked, locked
 from ase_finetune.nvt_gate import gate_for
 from ase_finetune.refinement import refine
 from ase_finetune.replay import REPLAY, replay_frames
 from ase_finetune.results import ResultFolder, write_text
-from ase_finetune.start import prepare
+from ase_finetune.start import Start, prepare
 from ase_finetune.tracking import FOLDER as EVENTS
 from ase_finetune.tracking import Events
 from ase_finetune.trainer import check_state, finetune
 from properties.quantity import Curve, Quantity
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from systems.system import System
 
 FILES = (
@@ -64,11 +68,14 @@ def check_folder(out: Path, *, overwrite: bool, resume: bool) -> None:
     ------
     ConfigError
         If it holds a run and neither ``overwrite`` nor ``resume`` is asked for, or is a file.
+    LockedError
+        If another process is writing a run there.
     """
     if overwrite and resume:
         raise ConfigError("Choose --overwrite or --resume, not both.")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; choose another --out.")
+    check_unlocked(out)
     present = [name for name in (*FILES, "checkpoints", EVENTS) if (out / name).exists()]
     if present and not (overwrite or resume):
         raise ConfigError(
@@ -86,6 +93,41 @@ def make_folder(out: Path, *, keep: bool) -> None:
         for stage in ("finetuned", "refined"):
             shutil.rmtree(out / "checkpoints" / stage, ignore_errors=True)
         shutil.rmtree(out / EVENTS, ignore_errors=True)
+    for unfinished in (out / "checkpoints").glob(".*.tmp"):  # by a process that was killed
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _written(out: Path) -> dict[str, int]:
+    """Return when the files of a run were written."""
+    return {n: (out / n).stat().st_mtime_ns for n in FILES if (out / n).exists()}
+
+
+@contextlib.contextmanager
+def own_folder(out: Path, before: Mapping[str, int], *, keep: bool) -> Iterator[None]:
+    """Make the folder and keep other runs out of it for the body.
+
+    Parameters
+    ----------
+    out
+        Folder of the run.
+    before
+        Its files when it was checked, as from `_written`.
+    keep
+        As for :func:`make_folder`.
+
+    Raises
+    ------
+    LockedError
+        If another process is writing a run there.
+    ConfigError
+        If one has done so since the folder was checked.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        if _written(out) != before:
+            raise ConfigError(f"Another run has been written to {out} meanwhile; choose another.")
+        make_folder(out, keep=keep)
+        yield
 
 
 def _plain(value: Any) -> Any:
@@ -185,7 +227,7 @@ def run_job(
     dict
         The content of results.json; empty in a process that only shares the training.
     """
-    begun = time.perf_counter()
+    begun, before = time.perf_counter(), _written(out)
     start = prepare(splits, config)
     if not is_first():
         finetune(splits, config, start=start, out=out, resume=resume)
@@ -193,7 +235,28 @@ def run_job(
     if resume:
         check_state(splits, config, start, out)
     replayed = replay_frames(replay, start.checkpoint)
-    make_folder(out, keep=resume)
+    with own_folder(out, before, keep=resume):
+        return _stages(
+            splits, config, refine_config, start, out, reporter, begun, system, properties,
+            resume, replayed, provenance or {},
+        )  # fmt: skip
+
+
+def _stages(
+    splits: Splits,
+    config: TrainConfig,
+    refine_config: RefineConfig | None,
+    start: Start,
+    out: Path,
+    reporter: Reporter,
+    begun: float,
+    system: System | None,
+    properties: Sequence[str],
+    resume: bool,
+    replayed: Sequence[Atoms],
+    provenance: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Do the work of `run_job` in its folder."""
     notes = [start.E0s.note + ".", *data_notes(splits, config)]
     for note in notes:
         reporter.note(note)
@@ -212,7 +275,7 @@ def run_job(
             "n_replay": len(replayed),
             "notes": notes,
             "versions": versions(),
-            **(provenance or {}),
+            **provenance,
         },
     )
 
