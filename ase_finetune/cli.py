@@ -42,6 +42,7 @@ from ase_finetune.cli_results import show
 from ase_finetune.cli_study import study
 from ase_finetune.cli_systems import systems
 from ase_finetune.errors import ConfigError, UserError
+from ase_finetune.tracking import Tracking
 
 if TYPE_CHECKING:
     from ase_finetune.data import Splits
@@ -67,6 +68,7 @@ app = typer.Typer(
 def run(
     settings: dict[str, Any],
     refine_evaluations: int | None,
+    tracking: Tracking,
     system: Annotated[str, typer.Argument(help="A bundled system; see `ase-finetune systems`.")],
     replay: Replay = None,
     out: OutFolder = None,
@@ -90,6 +92,7 @@ def run(
         resume,
         as_json,
         replay,
+        tracking,
         system=chosen,
     )
 
@@ -100,6 +103,7 @@ def run(
 def train(
     settings: dict[str, Any],
     refine_evaluations: int | None,
+    tracking: Tracking,
     data: TrainFile = None,
     valid: ValidFile = None,
     test: Annotated[list[Path] | None, typer.Option(help="Test frames; repeatable.")] = None,
@@ -128,7 +132,7 @@ def train(
         config.uses_stress,
     )
     folder = out or Path("runs") / name
-    _job(splits, config, refine_config, folder, overwrite, resume, as_json, replay)
+    _job(splits, config, refine_config, folder, overwrite, resume, as_json, replay, tracking)
 
 
 def _job(
@@ -140,6 +144,7 @@ def _job(
     resume: bool,
     as_json: bool,
     replay: Path | None,
+    tracking: Tracking,
     system: System | None = None,
 ) -> None:
     from ase_finetune.distributed import is_first
@@ -163,6 +168,7 @@ def _job(
             properties=() if system is None else system.properties,
             resume=resume,
             replay=replay,
+            tracking=tracking,
             provenance=provenance,
         )
     if not is_first():
@@ -210,6 +216,7 @@ def refine(
     """Refine a checkpoint by L-BFGS or Levenberg-Marquardt, kept only if validation improves."""
     from ase_finetune.config import RefineConfig
     from ase_finetune.nvt_gate import gate_for
+    from ase_finetune.refinement import loss_weights
     from ase_finetune.refinement import refine as refine_checkpoint
     from ase_finetune.terminal import TerminalReporter
 
@@ -225,7 +232,7 @@ def refine(
     if out.exists() and not ((out / "checkpoint.json").is_file() and overwrite):
         raise ConfigError(f"{out} exists; choose another --out, or --overwrite a checkpoint there.")
     loaded = _load(checkpoint)
-    stress = float(loaded.config.get("stress_weight", 0.0)) > 0
+    stress = loss_weights(loaded.config, config)["stress_weight"] > 0
     splits, _ = splits_of(
         data,
         valid,
@@ -238,7 +245,7 @@ def refine(
     )
     splits.check(stress=stress, elements=loaded.numbers)
     with TerminalReporter() as reporter:
-        gate = gate_for(splits, config)
+        gate = gate_for(splits, config, out.with_name(f"{out.name}_refused"))
         result = refine_checkpoint(loaded, splits, config, progress=reporter.record, gate=gate)
         if "note" in result.metrics:
             reporter.note(result.metrics["note"])

@@ -7,7 +7,6 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import typer
 
 from ase_finetune.config import RefineConfig, TrainConfig, from_mapping
 from ase_finetune.errors import ConfigError
-from ase_finetune.tracking import tensorboard_asked
+from ase_finetune.tracking import Tracking
 
 HELP = {
     "foundation": "seed, a checkpoint folder, a .model file, a mace-torch name, or scratch",
@@ -27,7 +26,7 @@ HELP = {
     "lr_factor": "Factor of the plateau schedule",
     "scheduler_patience": "Epochs without improvement that the plateau schedule waits",
     "warmup_fraction": "Share of the steps spent warming up  (default: the optimizer's)",
-    "epochs": "Passes over the training frames",
+    "epochs": "Passes over the training frames, or epochs of --epoch-frames",
     "epoch_frames": "Frames in an epoch, for large data (0: all)",
     "batch_size": "Frames per step",
     "micro_batch_size": "Frames evaluated at once, to bound memory (0: all of a step)",
@@ -63,8 +62,8 @@ _REFINE_KEYS = [f.name for f in dataclasses.fields(RefineConfig)]
 def train_options(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command one option per setting of TrainConfig, and a few more.
 
-    These are ``--config``, ``--refine`` and ``--tensorboard``. The command receives what was set
-    as ``settings`` and ``refine_evaluations`` instead, and runs with TensorBoard asked for.
+    These are ``--config``, ``--refine``, ``--tensorboard`` and ``--log-steps``. The command
+    receives what was set as ``settings``, ``refine_evaluations`` and ``tracking`` instead.
     """
     added = []
     for field in dataclasses.fields(TrainConfig):
@@ -106,21 +105,30 @@ def train_options(function: Callable[..., None]) -> Callable[..., None]:
         )
     )
 
+    added.append(
+        _parameter(
+            "log_steps",
+            bool,
+            typer.Option(False, "--log-steps", help="Write a line per step into steps.jsonl"),
+        )
+    )
+
     @functools.wraps(function)
     def command(**values: Any) -> None:
         flags = {name: values.pop(name) for name in HELP if name in values}
         flags = {name: value for name, value in flags.items() if value is not None}
         path, evaluations = values.pop("config_file"), values.pop("refine_evaluations")
-        tracked = tensorboard_asked() if values.pop("tensorboard") else nullcontext()
-        with tracked:
-            function(
-                settings={**read_config(path), **flags}, refine_evaluations=evaluations, **values
-            )
+        function(
+            settings={**read_config(path), **flags},
+            refine_evaluations=evaluations,
+            tracking=Tracking(values.pop("tensorboard"), values.pop("log_steps")),
+            **values,
+        )
 
     own = [
         p
         for p in inspect.signature(function, eval_str=True).parameters.values()
-        if p.name not in ("settings", "refine_evaluations")
+        if p.name not in ("settings", "refine_evaluations", "tracking")
     ]
     command.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in [*own, *added]}

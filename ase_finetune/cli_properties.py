@@ -96,7 +96,7 @@ def compute(
         Property -> why it has no value.
     """
     from ase_finetune.results import ResultFolder
-    from ase_finetune.run import compute_properties
+    from ase_finetune.stages import compute_properties
     from ase_finetune.terminal import TerminalReporter
 
     folder = ResultFolder(out or Path(), {"system": system.name, "calculator": origin})

@@ -60,7 +60,8 @@ class TrainConfig:
         Frames per step; frames evaluated at once (0: all of a step), which bounds memory and
         changes the gradient by rounding only.
     patience
-        Epochs without a better validation force error before stopping (0: never).
+        Epochs without a better validation force error before stopping (0: never); with a second
+        stage it counts there only.
     loss, huber_delta
         ``mse``, or ``huber``, which is linear beyond ``huber_delta`` (in eV/atom, eV/A and
         eV/A^3 alike, as in mace-torch) and equals ``mse`` below.
@@ -70,7 +71,8 @@ class TrainConfig:
         Epochs after which the weights of the second stage hold (0: never); the weights that are
         kept come from that stage.
     stage_two_energy_weight, stage_two_forces_weight, stage_two_stress_weight, stage_two_lr
-        Of the second stage (None: as in the first).
+        Of the second stage (None: as in the first); warm-up and cosine go over both stages, a
+        plateau is looked for in each.
     freeze
         Patterns such as ``radial_embedding*`` or ``interactions.0.*``: parameters of these names
         keep the foundation's values.
@@ -84,8 +86,8 @@ class TrainConfig:
     clip
         Largest gradient norm (0: none).
     divergence_retries
-        How often an epoch with a non-finite loss is begun again from its start with half the
-        learning rate, before training ends with an error.
+        How often, in all, an epoch with a non-finite loss is begun again from its start with half
+        the learning rate, before training ends with an error. The budget counts finished epochs.
     default_dtype, device, seed
         ``float32`` or ``float64``; ``cpu``, ``cuda`` or ``auto``; of data order and weights.
     accelerate
@@ -140,6 +142,7 @@ class TrainConfig:
         row = optimizer_info(self.optimizer)
         for wrong, change in (
             (self.ema_decay, "ema_decay to 0"),
+            (self.stage_two_lr is not None, "no stage_two_lr"),
             (self.schedule != "constant", "schedule to constant"),
         ):
             if row.averages and wrong:
@@ -159,6 +162,13 @@ class TrainConfig:
         for name in ("patience", "seed", "epoch_frames", "micro_batch_size", "divergence_retries"):
             whole(name, getattr(self, name), 0)
         choose("loss", self.loss, LOSSES)
+        for name, needed, used in (
+            ("huber_delta", "loss huber", self.loss == "huber"),
+            ("lr_factor", "schedule plateau", self.schedule == "plateau"),
+            ("scheduler_patience", "schedule plateau", self.schedule == "plateau"),
+        ):
+            if not used and getattr(self, name) != getattr(TrainConfig, name):
+                raise ConfigError(f"{name} is given, but it applies to {needed} only.")
         number("huber_delta", self.huber_delta, 1e-12)
         patterns("freeze", self.freeze)
         object.__setattr__(self, "freeze", tuple(self.freeze))

@@ -47,6 +47,21 @@ class Processes:
         torch.distributed.all_reduce(summed)
         return [float(value) for value in summed]
 
+    def of_first(self, values: Sequence[float]) -> list[float]:
+        """Return the numbers of the first process."""
+        if self.size == 1:
+            return list(values)
+        shared = torch.tensor(values, dtype=torch.float64, device=_device())
+        torch.distributed.broadcast(shared, 0)
+        return [float(value) for value in shared]
+
+    def equalize(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Give all processes the parameters of the first, which others may round otherwise."""
+        if self.size == 1:
+            return
+        for parameter in parameters:
+            torch.distributed.broadcast(parameter.data, 0)
+
     def add_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Add gradients over the processes; one that no process has stays None."""
         if self.size == 1:
@@ -74,7 +89,11 @@ def _device() -> torch.device:
 
 def is_first() -> bool:
     """Tell whether this process is the one that writes and reports."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return not _several() or int(os.environ.get("RANK", "0")) == 0
+
+
+def _several() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextlib.contextmanager
@@ -89,12 +108,15 @@ def joined(device: str) -> Iterator[Processes]:
     Raises
     ------
     ConfigError
-        If there are fewer CUDA devices than processes on this machine, or they cannot be joined.
+        If one CUDA device is named, there are fewer than processes on this machine, or the
+        processes cannot be joined.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not _several():
         yield Processes()
         return
     cuda = device.startswith("cuda")
+    if ":" in device:
+        raise ConfigError(f"Every process takes a device of its own; give cuda, not {device}.")
     if cuda:
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():

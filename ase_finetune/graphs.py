@@ -15,7 +15,7 @@ from matscipy.neighbours import neighbour_list
 
 from ase_finetune.errors import DataError
 
-KEEP_BYTES = 5e8  # of graphs, in all
+KEEP_BYTES = 5e8  # of the graphs of one set
 
 
 @dataclass(frozen=True)

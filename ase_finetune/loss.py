@@ -1,7 +1,8 @@
 """The one objective of training and refinement: weighted squared errors of E, F and stress.
 
 It is a mean over the whole training set, so that a mini-batch gives an unbiased estimate of
-exactly what the full-batch refinement minimizes. mace-torch averages forces within each batch
+exactly what the full-batch refinement minimizes (but for Huber's loss, whose linear zone has no
+curvature, which is for the mini-batch stage alone). mace-torch averages forces within each batch
 instead, which makes its loss depend on how frames of different sizes are grouped.
 """
 

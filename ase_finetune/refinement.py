@@ -77,8 +77,21 @@ def refine(
     return refined if objection is None else refiner.rejected(refined, origin, objection)
 
 
-def _loss_weights(trained: Mapping[str, Any], config: RefineConfig) -> dict[str, float]:
-    """Return the given weights, and for those that are not given the last that training used."""
+def loss_weights(trained: Mapping[str, Any], config: RefineConfig) -> dict[str, float]:
+    """Return the given weights, and for those that are not given the last that training used.
+
+    Parameters
+    ----------
+    trained
+        The ``config`` of the checkpoint.
+    config
+        Settings of the refinement.
+
+    Raises
+    ------
+    ConfigError
+        If a weight is neither given nor stored, or all are zero.
+    """
     second = "stage_two_" if trained.get("start_stage_two") else ""
     weights = {}
     for name in WEIGHTS:
@@ -87,6 +100,8 @@ def _loss_weights(trained: Mapping[str, Any], config: RefineConfig) -> dict[str,
         if value is None:
             raise ConfigError(f"The checkpoint does not state its {name}; give it.")
         weights[name] = float(value)
+    if not any(weights.values()):
+        raise ConfigError("All loss weights of the refinement are zero; set at least one.")
     return weights
 
 
@@ -107,13 +122,15 @@ class _Refiner:
     def __init__(self, checkpoint: Checkpoint, splits: Splits, config: RefineConfig) -> None:
         self.checkpoint, self.config = checkpoint, config
         self.device = resolve_device(config.device)
-        weights = _loss_weights(checkpoint.config, config)
+        weights = loss_weights(checkpoint.config, config)
         frames, valid = training_frames(splits.train), training_frames(splits.valid)
         stress = weights["stress_weight"] > 0
         graphs = make_graphs(frames, checkpoint, "float64", stress=stress)
         self.graphs = graphs
         self.valid = make_graphs(valid, checkpoint, "float64", stress=False)
         self.loss = Loss.for_graphs(graphs, **weights)
+        if stress and self.loss.n_stresses == 0:
+            raise ConfigError("The stress has a weight, but no training frame has a stress.")
         self.n_elements = len(checkpoint.numbers)
         self.module = checkpoint.module("float64", self.device, accelerate=config.accelerate)
         freeze(self.module, checkpoint.config.get("freeze", ()))
@@ -258,7 +275,10 @@ class _Refiner:
 
     def _lowest_known(self) -> float:
         """End an interrupted line search at the best point that it evaluated."""
-        lowest = min(self.known, key=lambda point: point.loss)
+        finite = [point for point in self.known if math.isfinite(point.loss)]
+        if not finite:
+            return math.nan
+        lowest = min(finite, key=lambda point: point.loss)
         with torch.no_grad():
             torch.nn.utils.vector_to_parameters(lowest.flat, self.parameters)
         return lowest.loss

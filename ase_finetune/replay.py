@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ase import Atoms
@@ -16,7 +17,15 @@ REPLAY = "replay"  # name of the set in errors
 _BUNDLED = SEED / "replay.h5"
 
 
-def replay_frames(path: Path | None, foundation: Checkpoint) -> list[Atoms]:
+@dataclass(frozen=True)
+class Replay:
+    """Frames with forces as their only labels, and what the user should know of them."""
+
+    frames: Sequence[Atoms] = ()
+    notes: tuple[str, ...] = ()
+
+
+def replay_frames(path: Path | None, foundation: Checkpoint) -> Replay:
     """Return the frames on which forgetting is measured, with forces as their only labels.
 
     Parameters
@@ -36,12 +45,13 @@ def replay_frames(path: Path | None, foundation: Checkpoint) -> list[Atoms]:
     bundled = path is None
     if path is None:
         if foundation.foundation.get("name") != "seed":
-            return []
+            return Replay()
         path = _BUNDLED
     known = set(foundation.numbers)
+    every = read_frames(path, labelled=False)
     frames = [
         atoms
-        for atoms in read_frames(path, labelled=False)
+        for atoms in every
         if set(atoms.numbers.tolist()) <= known and not is_isolated_atom(atoms)
     ]
     if not frames and not bundled:
@@ -50,11 +60,16 @@ def replay_frames(path: Path | None, foundation: Checkpoint) -> list[Atoms]:
             "give other frames to measure forgetting on."
         )
     for atoms in frames:
-        # The shift of the E0s to the new labels moves every energy, which is not forgetting.
+        # The shift of the E0s to the new labels moves every energy, which is not forgetting, and
+        # a stress means little without the energy's level of theory.
         for name in ("REF_energy", "REF_stress"):
             atoms.info.pop(name, None)
     _label(frames, foundation)
-    return frames
+    note = (
+        f"Forgetting ({REPLAY}) is measured on {len(frames)} of {len(every)} frames of "
+        f"{path.name}: those of the elements of the training data."
+    )
+    return Replay(frames, (note,))
 
 
 def _label(frames: Sequence[Atoms], foundation: Checkpoint) -> None:

@@ -1,11 +1,31 @@
-"""The learning rate along a training, as a function of what has happened so far."""
+"""Order of the data and learning rate along a training, as functions of what has happened."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
+
+import torch
 
 from ase_finetune.config import TrainConfig
+
+
+def epoch_order(seed: int, epoch: int, n: int, size: int) -> list[int]:
+    """Return the frames of an epoch: its part of one shuffled pass over the data after another.
+
+    Parameters
+    ----------
+    seed, epoch
+        Of the order; epochs are counted from 0.
+    n, size
+        Frames in all, and in an epoch.
+    """
+    order: list[int] = []
+    for turn in range(epoch * size // n, ((epoch + 1) * size - 1) // n + 1):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + turn)
+        shuffled = torch.randperm(n, generator=generator).tolist()
+        order += shuffled[max(epoch * size - turn * n, 0) : (epoch + 1) * size - turn * n]
+    return order
 
 
 def warmup_and_decay(config: TrainConfig, step: int, total: int) -> float:
@@ -18,11 +38,11 @@ def warmup_and_decay(config: TrainConfig, step: int, total: int) -> float:
     return 1.0
 
 
-def plateau(config: TrainConfig, scores: Sequence[float]) -> float:
+def plateau(config: TrainConfig, scores: Iterable[float]) -> float:
     """Return the factor of the plateau schedule after epochs with these validation errors.
 
     Each time that ``scheduler_patience`` epochs in a row bring no new best, the learning rate is
-    multiplied by ``lr_factor`` and the count begins again.
+    multiplied by ``lr_factor`` and the count begins again. A second stage begins anew.
     """
     if config.schedule != "plateau":
         return 1.0

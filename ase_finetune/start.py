@@ -20,6 +20,7 @@ from ase_finetune.evaluate import predict_frames, resolve_device
 from ase_finetune.foundations import SEED, load_foundation
 from ase_finetune.graphs import LabelledGraphs, build_graph
 from ase_finetune.optimizers import build_optimizer
+from ase_finetune.weights import frozen
 
 MOST_FITTED = 1000  # frames that E0s and mean neighbor counts are taken from
 
@@ -43,6 +44,20 @@ class Start:
 def training_frames(frames: Sequence[Atoms]) -> list[Atoms]:
     """Return the frames that are trained on: isolated atoms only set E0s."""
     return [a for a in frames if not is_isolated_atom(a)]
+
+
+def validation_frames(splits: Splits) -> list[Atoms]:
+    """Return the frames that decide which weights are kept.
+
+    Raises
+    ------
+    DataError
+        If there are none.
+    """
+    frames = training_frames(splits.valid)
+    if not frames:
+        raise DataError("There are no validation frames; give some, or a validation fraction.")
+    return frames
 
 
 def representative(frames: Sequence[Atoms], most: int = MOST_FITTED) -> list[Atoms]:
@@ -88,6 +103,7 @@ def prepare(splits: Splits, config: TrainConfig) -> Start:
     elements = sorted({int(z) for _, frames in splits.items() for a in frames for z in a.numbers})
     if not training_frames(splits.train):
         raise DataError("There are no frames to train on.")
+    validation_frames(splits)
     if config.foundation == "scratch":
         return _from_scratch(splits.train, elements, config)
     foundation = load_foundation(
@@ -96,6 +112,7 @@ def prepare(splits: Splits, config: TrainConfig) -> Start:
     bare = Checkpoint.from_module(
         foundation.module, foundation.E0s, stage="zero_shot", foundation={}
     )
+    frozen(foundation.module, config.freeze)
     fitted = representative(splits.train)
     E0 = resolve_E0s(
         config.E0s,
@@ -168,6 +185,7 @@ def _from_scratch(frames: Sequence[Atoms], elements: Sequence[int], config: Trai
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         module: Any = _constructed(described)
+    frozen(module, config.freeze)
     module.scale_shift.scale.fill_(scale if scale > 1e-6 else 1.0)
     checkpoint = Checkpoint.from_module(
         module,

@@ -1,12 +1,13 @@
-"""TensorBoard events of a run, written beside its log when asked."""
+"""What a run writes beside its log when asked: TensorBoard events, and a line per step."""
 
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +15,65 @@ from ase_finetune.errors import ConfigError
 
 FOLDER = "tensorboard"
 # What numbers a record rather than being measured.
-COUNTERS = ("epoch", "epochs", "evaluations", "budget")
-_ASKED: ContextVar[bool] = ContextVar("tensorboard", default=False)
+COUNTERS = ("step", "epoch", "epochs", "evaluations", "budget")
 
 
-@contextmanager
-def tensorboard_asked() -> Iterator[None]:
-    """Ask that the runs within write TensorBoard events too.
+@dataclass(frozen=True)
+class Tracking:
+    """What a run writes beside its log.
 
-    It is no setting of the training: it changes no result, so neither the stored configuration
-    nor the identity of a run that is continued may hold it.
+    It is no setting of the training: it changes no result, so neither the stored configuration nor
+    the identity of a run that is continued may hold it.
+
+    Attributes
+    ----------
+    tensorboard
+        TensorBoard events.
+    steps
+        A line per optimizer step.
 
     Raises
     ------
     ConfigError
-        If tensorboard is not installed.
+        If tensorboard is asked for and not installed.
     """
-    _summary_writer()
-    token = _ASKED.set(True)
-    try:
-        yield
-    finally:
-        _ASKED.reset(token)
+
+    tensorboard: bool = False
+    steps: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tensorboard:
+            _summary_writer()
+
+
+class StepLog:
+    """One JSON line per optimizer step, in a file of its own: there may be very many.
+
+    Parameters
+    ----------
+    path : Path
+        Of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.last = path, -1
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Append a step; of steps that are done again only the last try stays."""
+        step = int(record["step"])
+        if self.path.exists() and (self.last < 0 or step <= self.last):
+            self._cut(step)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        self.last = step
+
+    def _cut(self, step: int) -> None:
+        # Half a line, left by a kill, is of a step that is done again.
+        whole = self.path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines(keepends=True)
+        kept = [line.rstrip("\n") + "\n" for line in whole if json.loads(line)["step"] < step]
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        os.replace(temporary, self.path)
 
 
 class Events:
@@ -45,7 +83,9 @@ class Events:
     ----------
     out : Path
         Folder of the run; the events are in ``tensorboard/finetuned`` and
-        ``tensorboard/refined``. Nothing is written unless :func:`tensorboard_asked` holds.
+        ``tensorboard/refined``, those of steps in ``tensorboard/steps``.
+    asked : bool
+        Whether anything is written.
 
     Notes
     -----
@@ -54,16 +94,17 @@ class Events:
     that are done again are hidden, those from before TensorBoard was asked for are not made up.
     """
 
-    def __init__(self, out: Path) -> None:
-        self.folder = out / FOLDER
-        self.asked = _ASKED.get()
+    def __init__(self, out: Path, asked: bool) -> None:
+        self.folder, self.asked = out / FOLDER, asked
         self.writers: dict[str, Any] = {}
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Write the numbers of one epoch or iteration, at once, so that a kill loses none."""
         if not self.asked:
             return
-        stage, step = str(record["stage"]), int(record["epoch"])
+        by_step = "step" in record
+        stage = "steps" if by_step else str(record["stage"])
+        step = int(record["step" if by_step else "epoch"])
         if stage not in self.writers:
             self.writers[stage] = self._begin(stage, step)
         for name, value in record.items():
@@ -98,4 +139,4 @@ def _summary_writer() -> Any:
         ) from error
 
 
-__all__ = ["Events", "tensorboard_asked"]
+__all__ = ["Events", "StepLog", "Tracking"]

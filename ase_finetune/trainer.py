@@ -15,15 +15,21 @@ from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.config import TrainConfig
 from ase_finetune.data import Splits
 from ase_finetune.distributed import Processes, joined
-from ase_finetune.errors import DataError, UserError
+from ase_finetune.errors import CheckpointError, UserError
 from ase_finetune.evaluate import force_rmse, resolve_device
 from ase_finetune.graphs import Graph, collate, predict
 from ase_finetune.loss import Loss
 from ase_finetune.optimizers import build_optimizer, optimizer_info
 from ase_finetune.optimizers.groups import parameter_groups
 from ase_finetune.optimizers.moments import second_moments
-from ase_finetune.schedule import plateau, warmup_and_decay
-from ase_finetune.start import Start, make_graphs, prepare, training_frames
+from ase_finetune.schedule import epoch_order, plateau, warmup_and_decay
+from ase_finetune.start import (
+    Start,
+    make_graphs,
+    prepare,
+    training_frames,
+    validation_frames,
+)
 from ase_finetune.training_state import TrainingState, pack, read_state, unpack, write_state
 from ase_finetune.weights import (
     MovingAverage,
@@ -39,7 +45,7 @@ _STATE_SHARE = 0.05  # of the wall time, at most, goes into saving the state
 
 
 class TrainingDivergedError(UserError):
-    """The loss stopped being a number."""
+    """Loss, gradient or validation forces stopped being numbers."""
 
 
 def finetune(
@@ -128,13 +134,13 @@ class _Trainer:
         self.train = make_graphs(
             training_frames(splits.train), checkpoint, dtype, stress=config.uses_stress
         )
-        self.valid = make_graphs(training_frames(splits.valid), checkpoint, dtype, stress=False)
-        if not self.valid:
-            raise DataError("There are no validation frames; give some, or a validation fraction.")
+        self.valid = make_graphs(validation_frames(splits), checkpoint, dtype, stress=False)
+        self.epoch_frames = config.epoch_frames or len(self.train)
         self.data_hash = splits.data_hash()
         self.n_elements = len(checkpoint.numbers)
         self.module = checkpoint.module(dtype, self.device, accelerate=config.accelerate)
         freeze(self.module, config.freeze)
+        self.processes.equalize(list(self.module.parameters()))
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
         self.foundation = [p.detach().clone() for p in self.parameters] if config.l2_sp else []
         self.loss = self._loss(0)
@@ -149,20 +155,13 @@ class _Trainer:
         self.base_lr = [float(g["lr"]) for g in self.optimizer.param_groups]
         self.average = MovingAverage(self.module, config.averaging) if config.averaging else None
         self.state = TrainingState()
+        self._good = self._packed()  # the last whole epoch
         self.report_step: Progress | None = None
 
     def _loss(self, epoch: int) -> Loss:
         config = self.config
         delta = config.huber_delta if config.loss == "huber" else math.inf
         return Loss.for_graphs(self.train, **config.weights(epoch), huber_delta=delta)
-
-    @property
-    def epoch_frames(self) -> int:
-        return self.config.epoch_frames or len(self.train)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return math.ceil(self.epoch_frames / self.config.batch_size)
 
     @property
     def gradient_equivalents(self) -> float:
@@ -190,37 +189,34 @@ class _Trainer:
 
     def _out_of_patience(self) -> bool:
         waited = self.state.epoch - 1 - self.state.best_epoch
-        return 0 < self.config.patience <= waited
+        return 0 < self.config.patience <= waited and self.state.epoch > self.config.start_stage_two
 
     def _guarded_epoch(self) -> dict[str, Any]:
         """Train for an epoch; begin it again with a lower learning rate if it diverges."""
-        failed = self.state.failures
         while True:
             try:
-                return self._epoch(self.state.failures - failed)
+                return self._epoch()
             except TrainingDivergedError:
                 if self.state.failures >= self.config.divergence_retries:
                     raise
+                self._go_back_to(self._good)
                 self.state.failures += 1
+                self._good = self._packed()
 
-    def _epoch(self, failures: int) -> dict[str, Any]:
+    def _epoch(self) -> dict[str, Any]:
         begun, config, state = time.perf_counter(), self.config, self.state
-        backup = pack(state, self.module, self.optimizer, self.average)
         self.loss = self._loss(state.epoch)
-        try:
-            loss = self._pass()
-            with use_weights(self.module, self._deployed()):
-                force, energy = force_rmse(self.module, self.valid, self.n_elements, self.device)
-            if not math.isfinite(force):
-                raise self._diverged("validation forces are")
-        except BaseException:
-            # An epoch is all or nothing, validation too, so that a resumed run repeats it exactly.
-            self.state = unpack(backup, self.module, self.optimizer, self.average)
-            raise
+        loss = self._pass()
+        deployed = self._deployed()
+        with use_weights(self.module, deployed):
+            errors = force_rmse(self.module, self.valid, self.n_elements, self.device)
+        # The same numbers in every process, since what happens next depends on them.
+        force, energy = self.processes.of_first(errors)
+        if not math.isfinite(force):
+            raise self._diverged("validation forces are")
         # The second stage competes with itself only: its errors differ by the other weights.
         if state.epoch == config.start_stage_two or force < state.best_score:
-            state.best_score, state.best_epoch = force, state.epoch
-            state.best = self._deployed()
+            state.best_score, state.best_epoch, state.best = force, state.epoch, deployed
         state.epoch += 1
         state.wall_s += time.perf_counter() - begun
         record: dict[str, Any] = {
@@ -235,13 +231,21 @@ class _Trainer:
             "wall_s": state.wall_s,
             "gradient_equivalents": self.gradient_equivalents,
         }
-        if failures:
+        if state.failures > state.noted:
             record["note"] = (
-                f"Epoch {state.epoch} was not finite: begun again {failures} times, each with half "
-                f"the learning rate, now {record['lr']:.3g}."
+                f"Epoch {state.epoch} was not finite: begun again {state.failures - state.noted} "
+                f"times, each with half the learning rate, now {record['lr']:.3g}."
             )
+            state.noted = state.failures
         state.records.append(record)
+        self._good = self._packed()
         return record
+
+    def _packed(self) -> dict[str, Any]:
+        return pack(self.state, self.module, self.optimizer, self.average)
+
+    def _go_back_to(self, packed: Mapping[str, Any]) -> None:
+        self.state = unpack(packed, self.module, self.optimizer, self.average)
 
     def _diverged(self, what: str) -> TrainingDivergedError:
         return TrainingDivergedError(
@@ -251,19 +255,9 @@ class _Trainer:
     def _deployed(self) -> Weights:
         return evaluation_weights(self.module, self.average, self.optimizer)
 
-    def _order(self, epoch: int) -> list[int]:
-        """Frames of an epoch: its part of one shuffled pass over the data after another."""
-        n, size = len(self.train), self.epoch_frames
-        order: list[int] = []
-        for turn in range(epoch * size // n, ((epoch + 1) * size - 1) // n + 1):
-            generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + turn)
-            shuffled = torch.randperm(n, generator=generator).tolist()
-            order += shuffled[max(epoch * size - turn * n, 0) : (epoch + 1) * size - turn * n]
-        return order
-
     def _pass(self) -> float:
         """Take the steps of an epoch; returns the mean loss along it."""
-        order = self._order(self.state.epoch)
+        order = epoch_order(self.config.seed, self.state.epoch, len(self.train), self.epoch_frames)
         total = 0.0
         for first in range(0, len(order), self.config.batch_size):
             chosen = [self.train[i] for i in order[first : first + self.config.batch_size]]
@@ -315,8 +309,10 @@ class _Trainer:
 
     def _pull_to_foundation(self) -> float:
         """Add the L2-SP penalty (Li et al., arXiv 1802.01483, eq. 2) and return its value."""
+        if self.config.l2_sp == 0.0:
+            return 0.0
         value = 0.0
-        for parameter, origin in zip(self.parameters, self.foundation, strict=False):
+        for parameter, origin in zip(self.parameters, self.foundation, strict=True):
             away = parameter.detach() - origin
             if parameter.grad is not None:
                 parameter.grad.add_(away, alpha=self.config.l2_sp)
@@ -325,11 +321,14 @@ class _Trainer:
 
     def _set_lr(self) -> None:
         config, state = self.config, self.state
-        factor = warmup_and_decay(config, state.step, config.epochs * self.steps_per_epoch)
-        factor *= plateau(config, [r["valid_force_rmse_meV_per_A"] for r in state.records])
+        total = config.epochs * math.ceil(self.epoch_frames / config.batch_size)
+        factor = warmup_and_decay(config, state.step, total)
+        second = 0 < config.start_stage_two <= state.epoch
+        records = state.records[config.start_stage_two :] if second else state.records
+        factor *= plateau(config, (r["valid_force_rmse_meV_per_A"] for r in records))
         factor *= 0.5**state.failures
         rates = self.base_lr
-        if config.stage_two_lr is not None and state.epoch >= config.start_stage_two:
+        if config.stage_two_lr is not None and second:
             rates = [config.stage_two_lr] * len(rates)
         for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = lr * factor
@@ -374,11 +373,14 @@ class _Trainer:
         )
 
     def save_state(self) -> None:
-        """Write ``state.pt`` atomically, if there is a folder for it."""
+        """Write the last whole epoch to ``state.pt`` atomically, if there is a folder for it.
+
+        An epoch is all or nothing, so that a run that was stopped at any instruction goes on to the
+        same bits.
+        """
         if self.out is None or self.processes.rank > 0:
             return
-        packed = pack(self.state, self.module, self.optimizer, self.average)
-        write_state(self.out, {"identity": self._identity(), **packed})
+        write_state(self.out, {"identity": self._identity(), **self._good})
 
     def load_state(self) -> None:
         """Continue from ``state.pt``.
@@ -389,4 +391,9 @@ class _Trainer:
             If it is absent, damaged or of another run.
         """
         saved = read_state(self.out, self._identity(), self.device)
-        self.state = unpack(saved, self.module, self.optimizer, self.average)
+        self._go_back_to(saved)
+        if self.state.epoch > self.config.epochs:
+            raise CheckpointError(
+                f"The run in {self.out} has {self.state.epoch} epochs already; ask for as many."
+            )
+        self._good = self._packed()

@@ -31,8 +31,9 @@ class TrainingState:
         Finished epochs and steps.
     best_score, best_epoch, best
         Lowest validation force RMSE (meV/A), its epoch counted from 0, and the weights there.
-    failures
-        Epochs that were begun again because the loss was not finite.
+    failures, noted
+        How often an epoch was begun again because the loss was not finite, and how many of these
+        the records tell of.
     wall_s
         Time spent on finished epochs.
     records
@@ -45,6 +46,7 @@ class TrainingState:
     best_epoch: int = -1
     best: Weights = field(default_factory=dict)
     failures: int = 0
+    noted: int = 0
     wall_s: float = 0.0
     records: list[dict[str, Any]] = field(default_factory=list)
 
@@ -83,14 +85,17 @@ def unpack(
     optimizer: torch.optim.Optimizer,
     average: MovingAverage | None,
 ) -> TrainingState:
-    """Put weights, optimizer and average back, and return the state."""
+    """Put weights, optimizer and average back, and return the state.
+
+    The optimizer may take over tensors of ``packed``; pack again before going on.
+    """
     plain = dict(packed["state"])
     records = json.loads(plain.pop("records"))
     restore(module, packed["parameters"])
     optimizer.load_state_dict(packed["optimizer"])
     if average is not None:
         average.updates = packed["average"]["updates"]
-        average.values = dict(packed["average"]["values"])
+        average.values = {k: v.clone() for k, v in packed["average"]["values"].items()}
     return TrainingState(**plain, best=dict(packed["best"]), records=records)
 
 

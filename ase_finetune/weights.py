@@ -25,25 +25,34 @@ def restore(module: torch.nn.Module, weights: Weights) -> None:
             parameter.copy_(weights[name])
 
 
-def freeze(module: torch.nn.Module, patterns: Sequence[str]) -> None:
-    """Keep the parameters whose names match one of the patterns as they are.
+def frozen(module: torch.nn.Module, patterns: Sequence[str]) -> set[str]:
+    """Return the names of the parameters that match one of the patterns.
 
     Raises
     ------
     ConfigError
         If a pattern matches no parameter, or together they match all.
     """
-    named = dict(module.named_parameters())
+    names = [name for name, _ in module.named_parameters()]
+    chosen: set[str] = set()
     for pattern in patterns:
-        chosen = fnmatch.filter(named, pattern)
-        if not chosen:
+        matching = fnmatch.filter(names, pattern)
+        if not matching:
             raise ConfigError(
-                f"No parameter is called {pattern!r}; the model has {', '.join(named)}."
+                f"No parameter is called {pattern!r}; the model has {', '.join(names)}."
             )
-        for name in chosen:
-            named[name].requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in named.values()):
+        chosen.update(matching)
+    if len(chosen) == len(names):
         raise ConfigError("These patterns freeze every parameter; leave some to train.")
+    return chosen
+
+
+def freeze(module: torch.nn.Module, patterns: Sequence[str]) -> None:
+    """Keep the parameters whose names match one of the patterns as they are."""
+    chosen = frozen(module, patterns)
+    for name, parameter in module.named_parameters():
+        if name in chosen:
+            parameter.requires_grad_(False)
 
 
 class MovingAverage:

@@ -33,6 +33,7 @@ OUTER = {
     "results",
     "report_figures",
     "report_tables",
+    "stages",
     "study",
     "study_data",
     "study_figures",

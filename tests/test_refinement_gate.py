@@ -45,11 +45,12 @@ def test_an_objection_keeps_the_weights_of_before(splits, tuned):
     assert same(refine(tuned, splits, config, gate=lambda _: None), free)
 
 
-def test_the_gate_is_a_real_dynamics(splits, tuned):
+def test_the_gate_is_a_real_dynamics(splits, tuned, tmp_path):
     """Weights that make atoms attract each other at contact blow up; the tuned ones do not."""
     config = RefineConfig(nvt_gate_ps=0.2, nvt_gate_K=300.0)
-    gate = gate_for(splits, config)
-    assert gate is not None and gate_for(splits, RefineConfig()) is None
+    gate = gate_for(splits, config, tmp_path / "refused")
+    assert gate is not None and gate_for(splits, RefineConfig(), tmp_path / "refused") is None
+    assert gate(tuned) is None and not (tmp_path / "refused").exists()
     module = tuned.module()
     with torch.no_grad():
         for parameter in module.parameters():
@@ -57,6 +58,7 @@ def test_the_gate_is_a_real_dynamics(splits, tuned):
     spoiled = Checkpoint.from_module(module, tuned.E0s, stage="refined", foundation={})
     objection = gate(spoiled)
     assert objection is not None and "step" in objection
+    assert same(Checkpoint.load(tmp_path / "refused"), spoiled)  # kept, for whoever wants to look
 
 
 class Quiet:
@@ -87,7 +89,7 @@ def test_a_run_measures_forgetting_and_reports_the_gate(
     config = dataclasses.replace(
         tiny_config, foundation=str(tmp_path / "foundation"), architecture={}, epochs=2
     )
-    monkeypatch.setattr("ase_finetune.run.gate_for", lambda *_: lambda _: "it blew up")
+    monkeypatch.setattr("ase_finetune.stages.gate_for", lambda *_: lambda _: "it blew up")
     reporter = Quiet()
     results = run_job(
         splits,
@@ -109,7 +111,9 @@ def test_a_run_measures_forgetting_and_reports_the_gate(
 def test_the_seed_brings_its_own_frames(splits):
     loaded = Checkpoint.load("seed")
     seed = dataclasses.replace(loaded, foundation={"name": "seed"})
-    assert replay_frames(None, loaded) == []
-    frames = replay_frames(None, seed)
+    assert replay_frames(None, loaded).frames == ()
+    replay = replay_frames(None, seed)
+    frames = replay.frames
+    assert "on 115 of 115 frames" in replay.notes[0]
     assert len(frames) > 100 and {a.info["config_type"] for a in frames} >= {"mo_bulk", "ice"}
     assert all("REF_energy" not in a.info and "REF_forces" in a.arrays for a in frames)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from ase_finetune.cli import app
 from ase_finetune.errors import ConfigError
-from ase_finetune.tracking import Events, tensorboard_asked
+from ase_finetune.tracking import Events, StepLog, Tracking
 
 COMPARED = ("train_loss", "valid_force_rmse_meV_per_A", "valid_energy_rmse_meV_per_atom")
 
@@ -43,8 +43,7 @@ def record(epoch, force, stage="finetuned"):
 
 
 def write_events(out, *records):
-    with tensorboard_asked():
-        events = Events(out)
+    events = Events(out, True)
     for row in records:
         events.add(row)
     events.close()
@@ -115,8 +114,7 @@ def test_a_continued_run_hides_what_it_does_again(tmp_path, accumulator):
 
 
 def test_events_are_on_disk_before_a_kill(tmp_path, accumulator):
-    with tensorboard_asked():
-        events = Events(tmp_path)
+    events = Events(tmp_path, True)
     events.add(record(1, 7.0))
     found = scalars(accumulator, tmp_path / "tensorboard" / "finetuned")  # not closed
     assert found["valid_force_rmse_meV_per_A"] == [(1, 7.0)]
@@ -129,17 +127,53 @@ def test_without_tensorboard_one_sentence_and_no_folder(data, tmp_path, monkeypa
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
     assert "pip install 'ase-finetune[tracking]'" in line
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ConfigError), tensorboard_asked():
-        pass
+    with pytest.raises(ConfigError):
+        Tracking(tensorboard=True)
 
 
 def test_half_a_line_of_a_killed_run_is_cut(tmp_path):
-    from ase_finetune.run import _Log
+    from ase_finetune.stages import Log
 
     class Silent:
         def record(self, row):
             pass
 
     (tmp_path / "log.jsonl").write_text('{"epoch": 1}\n{"epo')
-    _Log(tmp_path / "log.jsonl", Silent()).add({"epoch": 2})
+    Log(tmp_path / "log.jsonl", Silent(), Tracking()).add({"epoch": 2})
     assert (tmp_path / "log.jsonl").read_text() == '{"epoch": 1}\n{"epoch": 2}\n'
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_line_per_step(data, tmp_path, accumulator):
+    out = tmp_path / "run"
+    assert train(data, out, "--log-steps", "--tensorboard", "--batch-size", "3").exit_code == 0
+    steps, epochs = lines(out / "steps.jsonl"), lines(out / "log.jsonl")[:3]
+    assert [row["step"] for row in steps] == list(range(1, 10))  # 8 frames by 3, 3 epochs
+    assert [row["epoch"] for row in steps] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    for epoch in epochs:
+        own = [row for row in steps if row["epoch"] == epoch["epoch"]]
+        weights = (3 / 8, 3 / 8, 2 / 8)
+        mean = sum(w * row["train_loss"] for w, row in zip(weights, own, strict=True))
+        assert mean == pytest.approx(epoch["train_loss"], rel=1e-12)
+        assert own[-1]["lr"] == epoch["lr"]
+        assert all(row["gradient_norm"] > 0 for row in own)
+    found = scalars(accumulator, out / "tensorboard" / "steps")["train_loss"]
+    assert found == [(r["step"], pytest.approx(r["train_loss"], rel=1e-6)) for r in steps]
+    assert train(data, out, "--overwrite").exit_code == 0
+    assert not (out / "steps.jsonl").exists()
+
+
+def test_steps_done_again_replace_the_first_try(tmp_path):
+    path = tmp_path / "steps.jsonl"
+    log = StepLog(path)
+    for step in (1, 2, 3, 2):  # the third diverged, its epoch began at the second
+        log.add({"step": step, "try": 1})
+    with open(path, "a") as file:
+        file.write('{"ste')  # a kill
+    log = StepLog(path)
+    log.add({"step": 2, "try": 2})
+    log.add({"step": 3, "try": 2})
+    assert lines(path) == [{"step": 1, "try": 1}, {"step": 2, "try": 2}, {"step": 3, "try": 2}]

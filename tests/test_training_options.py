@@ -12,14 +12,14 @@ from ase import Atoms
 
 from ase_finetune import RefineConfig, finetune, refine
 from ase_finetune.config import TrainConfig
-from ase_finetune.errors import ConfigError
+from ase_finetune.errors import CheckpointError, ConfigError
 from ase_finetune.graphs import LabelledGraphs, collate, predict
 from ase_finetune.loss import Loss
 from ase_finetune.optimizers import build_optimizer
 from ase_finetune.optimizers.moments import second_moments
-from ase_finetune.schedule import plateau, warmup_and_decay
+from ase_finetune.schedule import epoch_order, plateau, warmup_and_decay
 from ase_finetune.start import make_graphs, prepare, representative
-from ase_finetune.trainer import TrainingDivergedError, _Trainer
+from ase_finetune.trainer import TrainingDivergedError
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +31,27 @@ def weights_of(checkpoint):
     return dict(checkpoint.module().named_parameters())
 
 
+def timeless(checkpoint):
+    """The history, which holds losses of the weights trained last, without times."""
+    return [{**r, "wall_s": 0.0} for r in checkpoint.metrics["history"]]
+
+
 def distance(a, b) -> float:
     a, b = weights_of(a), weights_of(b)
     return math.sqrt(sum(float((a[n] - b[n]).detach().square().sum()) for n in a))
 
 
-def test_micro_batches_give_the_step_of_the_whole_batch(splits, tiny_config, start):
+def test_micro_batches_give_the_step_of_the_whole_batch(splits, tiny_config, start, monkeypatch):
     whole = finetune(splits, tiny_config, start=start)
+    sizes = []
+
+    def counted(graphs, *args):
+        sizes.append(len(graphs))
+        return collate(graphs, *args)
+
+    monkeypatch.setattr("ase_finetune.trainer.collate", counted)
     parts = finetune(splits, dataclasses.replace(tiny_config, micro_batch_size=2), start=start)
+    assert sizes[:7] == [2, 1, 2, 1, 2, 1, 1]  # 10 frames in steps of 3
     a, b = weights_of(whole), weights_of(parts)
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-9, atol=1e-11)
@@ -97,11 +110,15 @@ def test_the_second_stage_has_its_own_weights_rate_and_best(splits, tiny_config,
 def test_refinement_goes_on_with_the_weights_of_the_second_stage(splits, tiny_config, start):
     config = dataclasses.replace(tiny_config, start_stage_two=5, stage_two_energy_weight=500.0)
     tuned = finetune(splits, config, start=start)
-    given = RefineConfig(evaluations=4, energy_weight=500.0)
-    records = [
-        refine(tuned, splits, c).metrics["history"] for c in (given, RefineConfig(evaluations=4))
-    ]
-    assert [r["train_loss"] for r in records[0]] == [r["train_loss"] for r in records[1]]
+    first, given, default = (
+        [r["train_loss"] for r in refine(tuned, splits, c).metrics["history"]]
+        for c in (
+            RefineConfig(evaluations=4, energy_weight=1.0),
+            RefineConfig(evaluations=4, energy_weight=500.0),
+            RefineConfig(evaluations=4),
+        )
+    )
+    assert given == default != first
 
 
 @pytest.mark.parametrize(
@@ -120,6 +137,9 @@ def test_refinement_goes_on_with_the_weights_of_the_second_stage(splits, tiny_co
         {"scheduler_patience": 0},
         {"micro_batch_size": -1},
         {"divergence_retries": -1},
+        {"huber_delta": 0.1},
+        {"lr_factor": 0.5},
+        {"optimizer": "schedulefree", "start_stage_two": 2, "stage_two_lr": 1e-3},
     ],
     ids=str,
 )
@@ -128,12 +148,77 @@ def test_impossible_settings(values):
         TrainConfig(**{"epochs": 6, **values})
 
 
+def test_patience_counts_in_the_second_stage_only(splits, tiny_config, start):
+    config = dataclasses.replace(
+        tiny_config,
+        lr=0.3,
+        ema_decay=0.0,
+        epochs=40,
+        patience=2,
+        start_stage_two=10,
+        stage_two_energy_weight=2.0,
+    )
+    result = finetune(splits, config, start=start)
+    assert 10 < len(result.metrics["history"]) < 40
+    assert result.metrics["best_epoch"] > 10
+
+
+def test_a_plateau_is_looked_for_in_each_stage(splits, tiny_config, start):
+    config = dataclasses.replace(
+        tiny_config,
+        schedule="plateau",
+        lr=0.3,
+        lr_factor=0.1,
+        scheduler_patience=1,
+        ema_decay=0.0,
+        start_stage_two=4,
+        stage_two_lr=1e-4,
+    )
+    rates = [r["lr"] for r in finetune(splits, config, start=start).metrics["history"]]
+    assert rates[3] < rates[0] and rates[4] == 1e-4
+
+
+@pytest.mark.parametrize("place", ["second_moments", "evaluation_weights"])
+@pytest.mark.parametrize("call", [3, 4])
+def test_stopped_at_the_end_of_an_epoch(
+    splits, tiny_config, start, tmp_path, monkeypatch, place, call
+):
+    """Ctrl-C between validation and record loses no record and goes on to the same bits."""
+    import ase_finetune.trainer as module
+
+    whole = finetune(splits, tiny_config, start=start)
+    real, calls = getattr(module, place), []
+
+    def stopping(*args):
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(module, place, stopping)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(splits, tiny_config, start=start, out=tmp_path)
+    monkeypatch.setattr(module, place, real)
+    continued = finetune(splits, tiny_config, start=start, out=tmp_path, resume=True)
+    assert distance(whole, continued) == 0.0
+    assert timeless(continued) == timeless(whole)
+
+
+def test_fewer_epochs_than_done_are_refused(splits, tiny_config, start, tmp_path):
+    finetune(splits, tiny_config, start=start, out=tmp_path)
+    with pytest.raises(CheckpointError, match="6 epochs already"):
+        finetune(
+            splits, dataclasses.replace(tiny_config, epochs=3), start=start, out=tmp_path,
+            resume=True,
+        )  # fmt: skip
+
+
 def test_plateau_counts_epochs_without_a_new_best():
     config = TrainConfig(schedule="plateau", lr_factor=0.5, scheduler_patience=2)
     scores = [9.0, 8.0, 8.5, 8.2, 8.1, 8.3, 7.0, 7.5, 7.1]
     factors = [plateau(config, scores[:n]) for n in range(len(scores) + 1)]
     assert factors == [1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
-    assert plateau(dataclasses.replace(config, schedule="constant"), scores) == 1.0
+    assert plateau(TrainConfig(), scores) == 1.0
 
 
 def test_plateau_lowers_the_learning_rate_and_resumes_to_the_same_bits(
@@ -154,6 +239,7 @@ def test_plateau_lowers_the_learning_rate_and_resumes_to_the_same_bits(
     finetune(splits, dataclasses.replace(config, epochs=5), start=start, out=tmp_path)
     continued = finetune(splits, config, start=start, out=tmp_path, resume=True)
     assert distance(whole, continued) == 0.0
+    assert timeless(continued) == timeless(whole)
 
 
 def test_warm_up_and_cosine():
@@ -168,9 +254,13 @@ def test_frozen_parameters_stay_and_the_rest_learns(splits, tiny_config, start):
     frozen = ["products.*", "node_embedding*"]
     config = dataclasses.replace(tiny_config, freeze=frozen, weight_decay=1e-2)
     tuned = finetune(splits, config, start=start)
-    refined = refine(tuned, splits, RefineConfig(evaluations=6))
+    refined = [
+        refine(tuned, splits, RefineConfig(method=method, evaluations=8))
+        for method in ("lbfgs", "lm")
+    ]
+    assert all(c.metrics["accepted"] for c in refined)
     before = weights_of(start.checkpoint)
-    for checkpoint in (tuned, refined):
+    for checkpoint in (tuned, *refined):
         for name, value in weights_of(checkpoint).items():
             kept = name.startswith(("products.", "node_embedding"))
             assert torch.equal(value, before[name]) == kept, name
@@ -293,15 +383,14 @@ def test_no_second_moments(splits, tiny_config, start):
     assert "median_sqrt_v" not in records[0]
 
 
-def test_short_epochs_walk_through_one_shuffled_pass_after_another(splits, tiny_config, start):
-    whole = _Trainer(splits, tiny_config, start, None)
-    short = _Trainer(splits, dataclasses.replace(tiny_config, epoch_frames=4), start, None)
-    n = len(splits.train)
-    walked = [i for epoch in range(5) for i in short._order(epoch)]
-    assert walked == whole._order(0) + whole._order(1)  # 5 x 4 = 2 x 10
-    assert sorted(whole._order(3)) == list(range(n)) and whole._order(3) != whole._order(4)
-    long = _Trainer(splits, dataclasses.replace(tiny_config, epoch_frames=25), start, None)
-    assert long._order(0) == whole._order(0) + whole._order(1) + whole._order(2)[:5]
+def test_short_epochs_walk_through_one_shuffled_pass_after_another():
+    n = 10
+    passes = [epoch_order(1, epoch, n, n) for epoch in range(5)]
+    assert all(sorted(order) == list(range(n)) for order in passes) and passes[3] != passes[4]
+    walked = [i for epoch in range(5) for i in epoch_order(1, epoch, n, 4)]
+    assert walked == passes[0] + passes[1]  # 5 x 4 = 2 x 10
+    assert epoch_order(1, 0, n, 25) == passes[0] + passes[1] + passes[2][:5]
+    assert epoch_order(2, 0, n, n) != passes[0]
 
 
 def test_short_epochs_count_gradients_by_frames_and_resume(splits, tiny_config, start, tmp_path):

@@ -11,7 +11,8 @@ def second_moments(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """Return the median of sqrt(v) and the share of coordinates where it is below eps.
 
     Where sqrt(v) falls below eps, Adam turns into gradient descent with momentum. v is corrected
-    for its bias; coordinates that never had a gradient are left out.
+    for its bias; coordinates that never had a gradient are left out. Coordinates are parameters,
+    or those of the eigenbasis in SOAP; with AMSGrad, v is the present one and not the largest.
 
     Returns
     -------
