@@ -88,7 +88,7 @@ def test_events_equal_the_log(data, tmp_path, accumulator):
 
 
 def test_nothing_is_written_unasked(tmp_path):
-    events = Events(tmp_path)
+    events = Events(tmp_path, False)
     events.add(record(1, 2.0))
     events.close()
     assert list(tmp_path.iterdir()) == []

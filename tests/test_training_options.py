@@ -32,8 +32,8 @@ def weights_of(checkpoint):
 
 
 def timeless(checkpoint):
-    """The history, which holds losses of the weights trained last, without times."""
-    return [{**r, "wall_s": 0.0} for r in checkpoint.metrics["history"]]
+    """The history, which holds losses of the weights trained last, without times and goal."""
+    return [{**r, "wall_s": 0.0, "epochs": 0} for r in checkpoint.metrics["history"]]
 
 
 def distance(a, b) -> float:
@@ -255,7 +255,7 @@ def test_frozen_parameters_stay_and_the_rest_learns(splits, tiny_config, start):
     config = dataclasses.replace(tiny_config, freeze=frozen, weight_decay=1e-2)
     tuned = finetune(splits, config, start=start)
     refined = [
-        refine(tuned, splits, RefineConfig(method=method, evaluations=8))
+        refine(tuned, splits, RefineConfig(method=method, evaluations=30))
         for method in ("lbfgs", "lm")
     ]
     assert all(c.metrics["accepted"] for c in refined)
