@@ -316,6 +316,7 @@ class _Refiner:
             config=config,
             metrics=metrics,
             data_hash=self.checkpoint.data_hash,
+            dispersion=self.checkpoint.dispersion,
         )
 
     def rejected(self, refined: Checkpoint, origin: Weights, objection: str) -> Checkpoint:
@@ -336,4 +337,5 @@ class _Refiner:
             config=refined.config,
             metrics=metrics,
             data_hash=refined.data_hash,
+            dispersion=refined.dispersion,
         )

@@ -14,6 +14,7 @@ from ase_finetune.architecture import DTYPES, construct
 from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.config import TrainConfig
 from ase_finetune.data import Splits, is_isolated_atom
+from ase_finetune.dispersion import label_dispersion
 from ase_finetune.e0s import E0s, resolve_E0s
 from ase_finetune.errors import ConfigError, DataError
 from ase_finetune.evaluate import predict_frames, resolve_device
@@ -132,6 +133,7 @@ def prepare(splits: Splits, config: TrainConfig) -> Start:
         foundation={"name": foundation.name, "sha256": foundation.sha256},
         config=config.resolved(),
         data_hash=splits.data_hash(),
+        dispersion=label_dispersion(splits.train),
     )
     return Start(checkpoint, E0)
 
@@ -194,6 +196,7 @@ def _from_scratch(frames: Sequence[Atoms], elements: Sequence[int], config: Trai
         foundation={"name": "scratch", "sha256": ""},
         config=config.resolved(),
         data_hash=None,
+        dispersion=label_dispersion(frames),
     )
     return Start(checkpoint, E0)
 

@@ -352,6 +352,7 @@ class _Trainer:
             config=self.config.resolved(),
             metrics=metrics,
             data_hash=self.data_hash,
+            dispersion=self.start.checkpoint.dispersion,
         )
 
     def _identity(self) -> str:

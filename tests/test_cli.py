@@ -20,7 +20,8 @@ from ase_finetune.cli import app
 from ase_finetune.data import read_frames
 from systems import get_system
 
-COMMANDS = ["run", "train", "refine", "evaluate", "properties", "systems"]
+COMMANDS = ["run", "train", "refine", "evaluate", "properties", "systems", "study", "doctor"]
+COMMANDS += ["report", "export", "curvature"]
 runner = CliRunner()
 
 

@@ -433,3 +433,13 @@ def test_e0s_of_large_data_come_from_frames_of_every_composition():
     assert len(chosen) < 35 and chosen[-1] is frames[-1] and chosen[-2] is frames[-2]
     assert chosen[0] is frames[0] and frames[299] in chosen
     assert representative(frames, 302) == frames
+
+
+def test_checkpoints_say_what_dispersion_their_labels_include(splits, tiny_config):
+    stated = dataclasses.replace(splits, train=[a.copy() for a in splits.train])
+    for atoms in stated.train:
+        atoms.info["dispersion"] = "D3(BJ)"
+    tuned = finetune(stated, dataclasses.replace(tiny_config, epochs=1))
+    refined = refine(tuned, stated, RefineConfig(evaluations=2))
+    assert tuned.dispersion == refined.dispersion == "D3(BJ)"
+    assert finetune(splits, dataclasses.replace(tiny_config, epochs=1)).dispersion is None
