@@ -20,6 +20,7 @@ from ase.data import chemical_symbols
 
 from ase_finetune._mace import modules
 from ase_finetune.architecture import DTYPES
+from ase_finetune.checkpoint_files import shallow_json
 from ase_finetune.errors import CheckpointError
 
 FORMAT = "ase-finetune checkpoint"
@@ -137,8 +138,8 @@ def parse_document(payload: bytes, path: Path) -> dict[str, Any]:
         If it is damaged, foreign, of a newer format, or describes no MACE model.
     """
     try:
-        document = json.loads(payload.decode("utf-8"))
-    except (ValueError, RecursionError) as error:  # also numbers of too many digits
+        document = shallow_json(payload)
+    except ValueError as error:  # also numbers of too many digits
         raise CheckpointError(f"{path} is not readable JSON; copy the folder again.") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not an ase-finetune checkpoint.")

@@ -12,9 +12,11 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 from pathlib import Path
+from typing import Any
 
 from ase_finetune.errors import CheckpointError
 from ase_finetune.lock import locked
@@ -24,6 +26,27 @@ _NEXT_DOCUMENT, _NEXT_WEIGHTS = ".checkpoint.json.next", ".model.safetensors.nex
 # A longer file is not a checkpoint's, and would only fill the memory.
 _LONGEST = {DOCUMENT: 2**28, WEIGHTS: 2**32, _NEXT_WEIGHTS: 2**32}
 _PATIENCE_S = 60.0
+_BRACKETS = re.compile(r'"(?:\\.|[^"\\])*"|[][{}]')  # whole strings, so that theirs do not count
+_DEEPEST = 64
+
+
+def shallow_json(payload: bytes) -> Any:
+    """Read JSON unless it is nested so deeply that reading it would exhaust the stack.
+
+    Where the recursion limit was raised, as libraries do, that ends the process and raises nothing.
+
+    Raises
+    ------
+    ValueError
+        If it is not JSON, or too deep.
+    """
+    text = payload.decode("utf-8")
+    depth = 0
+    for match in _BRACKETS.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match.group(), 0)
+        if depth > _DEEPEST:
+            raise ValueError(f"nested more than {_DEEPEST} deep")
+    return json.loads(text)
 
 
 def sha256(payload: bytes) -> str:
@@ -152,7 +175,7 @@ def _settle(target: Path) -> None:
 def _described(target: Path) -> object:
     """Return the hash of the weights that a folder's document names."""
     try:
-        return json.loads(_read(target / DOCUMENT)).get("tensors_sha256")
+        return shallow_json(_read(target / DOCUMENT)).get("tensors_sha256")
     except (ValueError, AttributeError):
         return None  # damaged, and about to be replaced
 

@@ -240,7 +240,10 @@ def test_references_follow_from_the_stored_frames(system, frames, tmp_path):
         assert (one.name, one.label, one.default) == (two.name, two.label, two.default)
         assert one.value.source == two.value.source
         for key in ("x", "y") if hasattr(one.value, "x") else ("value",):
-            assert np.array_equal(getattr(one.value, key), getattr(two.value, key)), one.name
+            # Eigenvalues carry the rounding of the processor's linear algebra.
+            np.testing.assert_allclose(
+                getattr(one.value, key), getattr(two.value, key), rtol=1e-9, err_msg=one.name
+            )
 
 
 def test_references_are_physical(system, frames):
@@ -255,7 +258,7 @@ def test_references_are_physical(system, frames):
     assert len(frequencies) == 3 * len(SYMBOLS) - 6
     assert frequencies[0] > 0.0 and frequencies[-1] < 3300.0
     modes, zero_point = vibrational_frequencies(frames[MINIMUM], read_hessian())
-    assert np.array_equal(modes, frequencies)
+    np.testing.assert_allclose(modes, frequencies, rtol=1e-9)
     assert found["zero_point_energy"].value == pytest.approx(1e3 * zero_point)
     assert "--stationary" in json.loads(HESSIAN.read_text())["command"]
     for side in METHYLS:

@@ -15,6 +15,7 @@ from mace_kinds import random_mace
 
 from ase_finetune import Checkpoint, FineTunedCalculator
 from ase_finetune.checkpoint_checks import sealed
+from ase_finetune.checkpoint_files import shallow_json
 from ase_finetune.errors import CheckpointError
 
 
@@ -254,3 +255,17 @@ def test_importing_leaves_safe_loading_on(modules, tmp_path):
         capture_output=True, text=True, env=clean, check=False,
     )  # fmt: skip
     assert found.stdout.strip() == "refused False", found.stderr
+
+
+def test_json_that_is_too_deep_is_refused_before_it_is_read():
+    """Where a library raised the recursion limit, reading it would end the process."""
+    assert shallow_json(b'{"a": ["[[[[", "\\"[[", {"b": []}]}') == {"a": ["[[[[", '"[[', {"b": []}]}
+    assert shallow_json(b"[" * 64 + b"]" * 64)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(1_000_000)
+    try:
+        for opening in (b"[", b'{"a":'):
+            with pytest.raises(ValueError, match="deep"):
+                shallow_json(opening * 200_000)
+    finally:
+        sys.setrecursionlimit(limit)

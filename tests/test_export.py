@@ -23,7 +23,6 @@ from mace_kinds import KINDS, random_mace
 from typer.testing import CliRunner
 
 from ase_finetune import FineTunedCalculator
-from ase_finetune import export as export_module
 from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.cli_export import export as command
 from ase_finetune.errors import CheckpointError, ConfigError
@@ -36,6 +35,7 @@ NUMBERS = [1, 8, 42]
 E0S = {1: -13.66318129, 8: -2042.03300999, 42: -110158.12345678}
 TOLERANCE = 1e-6  # eV and eV/A, the promise
 SLOW = pytest.mark.slow
+FLAG = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 FEW = ["MP-0", "OMAT-0", "multi-head"]
 app = typer.Typer()
 app.command()(command)
@@ -230,12 +230,12 @@ def in_lammps(module, ghosts: Ghosts, dtype: torch.dtype) -> dict[str, torch.Ten
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 @pytest.mark.parametrize("kind", [k if k in FEW else pytest.param(k, marks=SLOW) for k in KINDS])
 def test_lammps_file_gives_the_same_numbers(kind, checkpoint_of, tmp_path):
-    flag = os.environ.pop(export_module._FLAG, None)
+    flag = os.environ.pop(FLAG, None)
     checkpoint = checkpoint_of(kind)
     done = export(checkpoint, tmp_path / "exported-lammps.pt", format="lammps")
-    assert export_module._FLAG not in os.environ, "torch's safe loading was turned off"
+    assert FLAG not in os.environ, "torch's safe loading was turned off"
     if flag is not None:
-        os.environ[export_module._FLAG] = flag
+        os.environ[FLAG] = flag
     module = torch.jit.load(done.path)
     atoms = periodic()
     atoms.calc = FineTunedCalculator(checkpoint)
