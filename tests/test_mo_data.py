@@ -106,7 +106,8 @@ def test_file_is_what_the_shards_give(mo, tmp_path):
             after.default,
         )
         if hasattr(before.value, "value"):
-            assert before.value.value == pytest.approx(after.value.value, rel=1e-8)
+            # The fit of the equation of state stops at other last digits on another processor.
+            assert before.value.value == pytest.approx(after.value.value, rel=1e-6)
 
 
 def test_stored_structures_are_the_plan(frames):
