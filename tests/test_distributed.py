@@ -47,10 +47,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("soap", marks=pytest.mark.slow)])
-def test_two_processes_follow_the_trajectory_of_one(folder, optimizer):
-    one, log, _ = trained(folder, f"one_{optimizer}", optimizer=optimizer)
-    two, log2, output = trained(folder, f"two_{optimizer}", *TORCHRUN, optimizer=optimizer)
+# Of AdamW: optimizers of matrices bring what a gradient hardly has to the size of a step, and with
+# it the rounding of another order of summation.
+def test_two_processes_follow_the_trajectory_of_one(folder):
+    one, log, _ = trained(folder, "one", optimizer="adamw")
+    two, log2, output = trained(folder, "two", *TORCHRUN, optimizer="adamw")
     assert output.count("Checkpoint:") == 1
     for name, value in one.tensors.items():
         if not value.is_floating_point():

@@ -19,7 +19,9 @@ class Soap(MatrixOptimizer):
     followed by one power iteration with QR every ``refresh`` steps. Adam's second moment lives in
     that basis, its first one in the original. A gradient steps in the basis of those before it,
     so the first one only makes a basis: in its own it is diagonal but for rounding, which Adam's
-    ratio would blow up to the size of a step.
+    ratio would blow up to the size of a step. Directions that the first gradient hardly has are
+    turned by rounding all the same, so runs agree to the bit on one machine, but other processors
+    or numbers of processes lead to other, equally good trajectories.
 
     Parameters
     ----------
