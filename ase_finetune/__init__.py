@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from ase_finetune.calculator import FineTunedCalculator
     from ase_finetune.checkpoint import Checkpoint
     from ase_finetune.config import RefineConfig, TrainConfig
-    from ase_finetune.data import Splits
+    from ase_finetune.data.splits import Splits
     from ase_finetune.refinement import refine
     from ase_finetune.trainer import finetune
 
@@ -28,7 +28,7 @@ _HOMES = {
     "Checkpoint": "checkpoint",
     "FineTunedCalculator": "calculator",
     "RefineConfig": "config",
-    "Splits": "data",
+    "Splits": "data.splits",
     "TrainConfig": "config",
     "finetune": "trainer",
     "refine": "refinement",

@@ -8,7 +8,7 @@ from typing import Any
 
 from ase import Atoms
 
-from ase_finetune.data import is_isolated_atom
+from ase_finetune.data.read import is_isolated_atom
 
 NONE = "none"
 _KEYS = ("dispersion", "vdw", "dispersion_correction")

@@ -9,7 +9,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 
-from ase_finetune.data import is_isolated_atom
+from ase_finetune.data.read import is_isolated_atom
 from ase_finetune.errors import ConfigError, DataError
 
 

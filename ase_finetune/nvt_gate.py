@@ -9,7 +9,7 @@ from pathlib import Path
 from ase_finetune.calculator import FineTunedCalculator
 from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.config import RefineConfig
-from ase_finetune.data import Splits
+from ase_finetune.data.splits import Splits
 from ase_finetune.errors import UserError
 from ase_finetune.start import validation_frames
 from properties import nvt_trajectory

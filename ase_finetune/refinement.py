@@ -17,7 +17,7 @@ import torch
 
 from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.config import WEIGHTS, RefineConfig
-from ase_finetune.data import Splits
+from ase_finetune.data.splits import Splits
 from ase_finetune.errors import ConfigError
 from ase_finetune.evaluate import chunks, force_rmse, resolve_device
 from ase_finetune.graphs import Batch, collate, predict

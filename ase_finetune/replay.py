@@ -9,7 +9,7 @@ from pathlib import Path
 from ase import Atoms
 
 from ase_finetune.checkpoint import SEED, Checkpoint
-from ase_finetune.data import is_isolated_atom, read_frames
+from ase_finetune.data.read import is_isolated_atom, read_frames
 from ase_finetune.errors import DataError
 from ase_finetune.evaluate import predict_frames
 

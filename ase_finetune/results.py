@@ -91,7 +91,7 @@ class ResultFolder:
             note(f"{stage}: no picture of a {type(result).__name__}: {error}")
 
     def _draw(self, result: Any, label: str, system: System, into: str) -> None:
-        from ase_finetune.report_figures import PICTURE_DPI
+        from ase_finetune.report.figures import PICTURE_DPI
         from properties.figures import figures
 
         for name, figure in figures(result, label, system.references()).items():

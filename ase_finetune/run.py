@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ase_finetune.config import RefineConfig, TrainConfig
-from ase_finetune.data import Splits
+from ase_finetune.data.splits import Splits
 from ase_finetune.distributed import is_first
 from ase_finetune.errors import ConfigError
 from ase_finetune.lock import check_unlocked, locked

@@ -17,7 +17,8 @@ import yaml
 from ase_finetune.calculator import FineTunedCalculator
 from ase_finetune.checkpoint import Checkpoint, versions
 from ase_finetune.config import RefineConfig, TrainConfig
-from ase_finetune.data import Splits, label_notes
+from ase_finetune.data.splits import Splits
+from ase_finetune.data.units import label_notes
 from ase_finetune.evaluate import predict_frames
 from ase_finetune.nvt_gate import gate_for
 from ase_finetune.refinement import refine

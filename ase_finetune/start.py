@@ -13,7 +13,8 @@ from ase import Atoms
 from ase_finetune.architecture import DTYPES, construct
 from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.config import TrainConfig
-from ase_finetune.data import Splits, is_isolated_atom
+from ase_finetune.data.read import is_isolated_atom
+from ase_finetune.data.splits import Splits
 from ase_finetune.dispersion import label_dispersion
 from ase_finetune.e0s import E0s, resolve_E0s
 from ase_finetune.errors import ConfigError, DataError

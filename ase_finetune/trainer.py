@@ -13,7 +13,7 @@ import torch
 
 from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.config import TrainConfig
-from ase_finetune.data import Splits
+from ase_finetune.data.splits import Splits
 from ase_finetune.distributed import Processes, joined
 from ase_finetune.errors import CheckpointError, UserError
 from ase_finetune.evaluate import force_rmse, resolve_device

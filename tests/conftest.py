@@ -13,7 +13,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 
 from ase_finetune.config import TrainConfig
-from ase_finetune.data import Splits
+from ase_finetune.data.splits import Splits
 
 # As the command line does; subprocesses of tests inherit it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -14,7 +14,7 @@ import pytest
 from ase import Atoms
 from ase.units import Bohr, GPa, Hartree, kcal, kJ, mol
 
-from ase_finetune.data_read import is_isolated_atom
+from ase_finetune.data.read import is_isolated_atom
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = Path(os.environ.get("ASEFT_TEST_DATA", ROOT.parent / "shared" / "data"))

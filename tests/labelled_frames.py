@@ -16,7 +16,7 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.units import GPa, fs
 
-from ase_finetune.data import read_frames
+from ase_finetune.data.read import read_frames
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = Path(os.environ.get("ASEFT_TEST_DATA", ROOT.parent / "shared" / "data"))

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from ase_finetune.study_schedule import next_runs
+from ase_finetune.study.schedule import next_runs
 
 
 def errors(force):

@@ -13,8 +13,8 @@ from ase import units
 from scipy.interpolate import CubicSpline
 from typer.testing import CliRunner
 
-from ase_finetune.cli import app
-from ase_finetune.data import is_isolated_atom
+from ase_finetune.cli.app import app
+from ase_finetune.data.read import is_isolated_atom
 from properties.molecule import vibrational_frequencies
 from systems import get_system
 from systems.dft.acetylacetone_frames import (

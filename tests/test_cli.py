@@ -16,8 +16,8 @@ from conftest import TINY, cu_frames
 from mace_kinds import random_mace
 from typer.testing import CliRunner
 
-from ase_finetune.cli import app
-from ase_finetune.data import read_frames
+from ase_finetune.cli.app import app
+from ase_finetune.data.read import read_frames
 from systems import get_system
 
 COMMANDS = ["run", "train", "refine", "evaluate", "properties", "systems", "study", "doctor"]
@@ -300,7 +300,7 @@ def test_an_unwritable_output_is_one_sentence(folder, tmp_path):
 
 def test_help_needs_no_torch():
     code = (
-        "import sys; from ase_finetune.cli import main; sys.argv = ['ase-finetune', '--help']\n"
+        "import sys; from ase_finetune.cli.app import main; sys.argv = ['ase-finetune', '--help']\n"
         "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
         "assert 'torch' not in sys.modules and 'ase' not in sys.modules"
     )

@@ -10,8 +10,8 @@ from ase.calculators.lj import LennardJones
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
-from ase_finetune.cli import app
-from ase_finetune.cli_properties import any_calculator, chosen_properties
+from ase_finetune.cli.app import app
+from ase_finetune.cli.properties import any_calculator, chosen_properties
 from ase_finetune.errors import ConfigError
 from systems import get_system
 

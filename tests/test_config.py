@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ase_finetune.cli_options import read_config
+from ase_finetune.cli.options import read_config
 from ase_finetune.config import RefineConfig, TrainConfig, from_mapping
 from ase_finetune.errors import ConfigError
 from ase_finetune.evaluate import resolve_device

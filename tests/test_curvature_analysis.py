@@ -13,7 +13,7 @@ from conftest import cu_frames
 from tiny_curvature import WEIGHTS, dense_hessian, normal, tiny_residuals, tiny_start
 from typer.testing import CliRunner
 
-from ase_finetune.cli import app
+from ase_finetune.cli.app import app
 from ase_finetune.config import TrainConfig
 from ase_finetune.curvature import (
     Curvature,
@@ -30,7 +30,7 @@ from ase_finetune.curvature.preconditioners import Blockwise, apply
 from ase_finetune.curvature.products import LossProducts
 from ase_finetune.curvature.selection import spread
 from ase_finetune.curvature.states import Decay, from_optimizer
-from ase_finetune.data import Splits
+from ase_finetune.data.splits import Splits
 from ase_finetune.errors import CheckpointError, ConfigError
 from ase_finetune.loss import Loss
 from ase_finetune.trainer import finetune

@@ -18,7 +18,8 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
-from ase_finetune.data import Splits, is_isolated_atom, label_keys, read_frames, split_frames
+from ase_finetune.data.read import is_isolated_atom, label_keys, read_frames
+from ase_finetune.data.splits import Splits, split_frames
 from ase_finetune.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -24,8 +24,9 @@ from labelled_frames import (
     zero_rows,
 )
 
-from ase_finetune.data import Splits, check_frames
-from ase_finetune.data_duplicates import shared_frames
+from ase_finetune.data.checks import check_frames
+from ase_finetune.data.duplicates import shared_frames
+from ase_finetune.data.splits import Splits
 from ase_finetune.errors import DataError
 
 

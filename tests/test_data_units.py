@@ -24,9 +24,10 @@ from labelled_frames import (
     strained,
 )
 
-from ase_finetune.data import check_frames, label_notes
-from ase_finetune.data_pairs import work_pairs
-from ase_finetune.data_physics import label_consistency, pressure_slope
+from ase_finetune.data.checks import check_frames
+from ase_finetune.data.pairs import work_pairs
+from ase_finetune.data.physics import label_consistency, pressure_slope
+from ase_finetune.data.units import label_notes
 from ase_finetune.errors import DataError
 
 

@@ -15,16 +15,16 @@ from ase.units import Hartree
 from labelled_frames import CLEAN, clean, dynamics, labelled, moved, shuffled
 from typer.testing import CliRunner
 
-from ase_finetune.cli import app
-from ase_finetune.doctor import examine
-from ase_finetune.doctor_duplicates import check_pair, displacement, farthest, twins
-from ase_finetune.doctor_energies import all_electron, fit_zero
-from ase_finetune.doctor_finding import Finding, listed, of_frames, ranked
-from ase_finetune.doctor_geometry import close_pairs, geometry
-from ase_finetune.doctor_levels import recorded
-from ase_finetune.doctor_read import DEFAULT_KEYS, read_set
-from ase_finetune.doctor_surrogate import surrogate
-from ase_finetune.doctor_text import report, verdicts
+from ase_finetune.cli.app import app
+from ase_finetune.doctor.duplicates import check_pair, displacement, farthest, twins
+from ase_finetune.doctor.energies import all_electron, fit_zero
+from ase_finetune.doctor.examine import examine
+from ase_finetune.doctor.finding import Finding, listed, of_frames, ranked
+from ase_finetune.doctor.geometry import close_pairs, geometry
+from ase_finetune.doctor.levels import recorded
+from ase_finetune.doctor.read import DEFAULT_KEYS, read_set
+from ase_finetune.doctor.surrogate import surrogate
+from ase_finetune.doctor.text import report, verdicts
 from ase_finetune.errors import ConfigError, DataError
 
 runner = CliRunner()

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from ase_finetune import FineTunedCalculator
 from ase_finetune.checkpoint import Checkpoint
-from ase_finetune.cli_export import export as command
+from ase_finetune.cli.export import export as command
 from ase_finetune.errors import CheckpointError, ConfigError
 from ase_finetune.export import export
 from ase_finetune.fast_mace import accelerate

@@ -16,7 +16,7 @@ from ase_finetune import FineTunedCalculator, Splits
 from ase_finetune._mace import o3
 from ase_finetune.architecture import describe, single_head, stored_tensors
 from ase_finetune.checkpoint import Checkpoint
-from ase_finetune.cli_options import resolve
+from ase_finetune.cli.options import resolve
 from ase_finetune.config import RefineConfig, TrainConfig
 from ase_finetune.errors import ConfigError, FoundationError
 from ase_finetune.fast_edges import PADDED_EDGES, PADDED_SHARE, sort_edges

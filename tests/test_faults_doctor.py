@@ -11,7 +11,7 @@ import pytest
 from ase import Atoms
 from doctor_faults import ALL, BUNDLED, FAULTS, LARGE, SHARED, copies, path_of, several
 
-from ase_finetune.doctor import Diagnosis, examine
+from ase_finetune.doctor.examine import Diagnosis, examine
 
 TABLE: list[tuple[str, str, str, bool, str]] = []
 

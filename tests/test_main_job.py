@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ase_finetune import Checkpoint
-from ase_finetune.cli import app
+from ase_finetune.cli.app import app
 from ase_finetune.foundations import SEED
 
 STAGES = ["zero_shot", "finetuned", "refined"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ase import units
 
-from ase_finetune.data import is_isolated_atom
+from ase_finetune.data.read import is_isolated_atom
 from properties import compare
 from systems import get_system
 from systems.dft.assemble import RECIPES, assemble, split_of

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from ase_finetune import RefineConfig, Splits, finetune, refine
 from ase_finetune.checkpoint import Checkpoint
-from ase_finetune.cli import app
-from ase_finetune.cli_options import resolve
+from ase_finetune.cli.app import app
+from ase_finetune.cli.options import resolve
 from ase_finetune.errors import ConfigError
 from ase_finetune.evaluate import predict_frames
 

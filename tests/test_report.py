@@ -10,8 +10,8 @@ import shutil
 import pytest
 from report_runs import STAGES, Links, edit_results, read_page, write_run
 
-from ase_finetune.report import write_report
-from ase_finetune.report_tables import duration, in_unit, percent, property_name, significant
+from ase_finetune.report.page import write_report
+from ase_finetune.report.tables import duration, in_unit, percent, property_name, significant
 
 
 @pytest.fixture(scope="module")

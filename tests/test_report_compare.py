@@ -15,10 +15,10 @@ import pytest
 from report_runs import FORCE, Links, edit_results, read_page, write_run
 from typer.testing import CliRunner
 
-from ase_finetune.cli import app
+from ase_finetune.cli.app import app
 from ase_finetune.errors import UserError
-from ase_finetune.report_compare import by_system, document, read_runs, write_comparison
-from ase_finetune.report_figures import learning_curves
+from ase_finetune.report.compare import by_system, document, read_runs, write_comparison
+from ase_finetune.report.figures import learning_curves
 
 CONFIG = (
     "optimizer: {}\nlr: 0.002\nepochs: 100\nseed: {}\nfreeze: []\n"

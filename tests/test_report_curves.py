@@ -6,9 +6,9 @@ import json
 
 from matplotlib.figure import Figure
 
-from ase_finetune.report import write_report
-from ase_finetune.report_figures import PICTURE_DPI
-from ase_finetune.report_tables import in_unit, property_name, unit_text
+from ase_finetune.report.figures import PICTURE_DPI
+from ase_finetune.report.page import write_report
+from ase_finetune.report.tables import in_unit, property_name, unit_text
 
 
 def test_names_and_units_of_molecular_properties():

@@ -11,7 +11,7 @@ import pytest
 from report_runs import STAGES, Links, edit_results, read_page, write_run
 
 from ase_finetune.errors import UserError
-from ase_finetune.report import write_report
+from ase_finetune.report.page import write_report
 
 
 @pytest.fixture(scope="module")

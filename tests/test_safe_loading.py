@@ -18,7 +18,7 @@ FLAG = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
         "from ase_finetune.export import export; export('seed', out + '.model')",
         "from ase_finetune.export import export; export('seed', out + '.model', format='lammps')",
         "from ase_finetune.export import export; export('seed', out + '.model');"
-        "from ase_finetune.cli_properties import any_calculator;"
+        "from ase_finetune.cli.properties import any_calculator;"
         "any_calculator('mace:' + out + '.model', None, 'cpu')",
     ],
     ids=["calculator", "names", "mace", "lammps", "MACECalculator"],

@@ -10,18 +10,19 @@ from conftest import TINY, cu_frames
 from study_rows import made_up_rows
 from typer.testing import CliRunner
 
-from ase_finetune import Checkpoint, Splits, TrainConfig, study_run, trainer
-from ase_finetune.cli import app
+from ase_finetune import Checkpoint, Splits, TrainConfig, trainer
+from ase_finetune.cli.app import app
 from ase_finetune.errors import ConfigError, DataError, UserError
 from ase_finetune.evaluate import predict_frames
 from ase_finetune.start import prepare
-from ase_finetune.study import run_study
-from ase_finetune.study_data import redrawn, split_note, thinned
-from ase_finetune.study_plan import Plan, tuned_arms
-from ase_finetune.study_pool import SerialPool
-from ase_finetune.study_store import load, read_rows
-from ase_finetune.study_tables import make_study
-from ase_finetune.study_text import markdown
+from ase_finetune.study import run as study_run
+from ase_finetune.study.data import redrawn, split_note, thinned
+from ase_finetune.study.engine import run_study
+from ase_finetune.study.plan import Plan, tuned_arms
+from ase_finetune.study.pool import SerialPool
+from ase_finetune.study.store import load, read_rows
+from ase_finetune.study.tables import make_study
+from ase_finetune.study.text import markdown
 from systems import get_system, list_systems
 
 FORCE = "force_rmse_meV_per_A"

@@ -14,18 +14,18 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ase_finetune.cli import app
+from ase_finetune.cli.app import app
 from ase_finetune.errors import ConfigError
-from ase_finetune.study_plan import Run
-from ase_finetune.study_pool import (
+from ase_finetune.study.plan import Run
+from ase_finetune.study.pool import (
     DaskPool,
     local_pool,
     scheduler_pool,
     slurm_cluster,
     slurm_settings,
 )
-from ase_finetune.study_run import execute
-from ase_finetune.study_store import read_rows
+from ase_finetune.study.run import execute
+from ase_finetune.study.store import read_rows
 
 ROOT = Path(__file__).parents[1]
 
@@ -83,7 +83,7 @@ def test_a_worker_that_is_killed_costs_nothing_but_time(tmp_path):
 @pytest.mark.slow
 def test_a_run_that_kills_every_worker_is_a_failed_run(tmp_path, monkeypatch):
     pytest.importorskip("distributed")
-    from ase_finetune import study_pool
+    from ase_finetune.study import pool as study_pool
 
     monkeypatch.setattr(study_pool, "execute", _dies)
     monkeypatch.setattr(study_pool, "_DEATHS", 1)
@@ -108,8 +108,8 @@ def _dies(*_, **__):
 
 
 def _done(root, run, threads):
-    from ase_finetune.study_data import folder_of
-    from ase_finetune.study_run import write_run
+    from ase_finetune.study.data import folder_of
+    from ase_finetune.study.run import write_run
 
     row = {"run": {"system": run.system}, "outcome": "ok", "threads": threads}
     write_run(folder_of(root, run), row)
@@ -119,7 +119,7 @@ def _done(root, run, threads):
 @pytest.mark.slow
 def test_a_scheduler_that_is_there_is_joined(tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
-    from ase_finetune import study_pool
+    from ase_finetune.study import pool as study_pool
 
     monkeypatch.setattr(study_pool, "execute", _done)
     options = {"processes": False, "dashboard_address": None, "n_workers": 1}
@@ -211,7 +211,7 @@ def test_importing_the_command_leaves_dask_unloaded():
 def test_jobs_do_the_runs(tmp_path, monkeypatch):
     """Commands that run a script at once stand in for those of Slurm."""
     pytest.importorskip("dask_jobqueue")
-    from ase_finetune import study_pool
+    from ase_finetune.study import pool as study_pool
 
     commands = {
         # Like Slurm's it keeps the script, which is removed at once.

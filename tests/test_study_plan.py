@@ -11,9 +11,9 @@ import pytest
 
 from ase_finetune.errors import ConfigError
 from ase_finetune.optimizers import list_optimizers, optimizer_info
-from ase_finetune.study import merged_plan
-from ase_finetune.study_plan import Plan, short, trial_grid, tuned_arms
-from ase_finetune.study_schedule import (
+from ase_finetune.study.engine import merged_plan
+from ase_finetune.study.plan import Plan, short, trial_grid, tuned_arms
+from ase_finetune.study.schedule import (
     forecast,
     known_runs,
     next_runs,
@@ -21,8 +21,8 @@ from ase_finetune.study_schedule import (
     tuning,
     winner,
 )
-from ase_finetune.study_store import plan_from
-from ase_finetune.study_view import remaining_s, spoken
+from ase_finetune.study.store import plan_from
+from ase_finetune.study.view import remaining_s, spoken
 
 BASE = {"mo": {"epochs": 5, "schedule": "cosine", "ema_decay": 0.99}}
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ase_finetune.study_statistics import (
+from ase_finetune.study.statistics import (
     BETTER,
     SAME,
     WORSE,

@@ -13,17 +13,17 @@ import pytest
 from study_rows import made_up_rows
 from typer.testing import CliRunner
 
-from ase_finetune.cli import app
-from ase_finetune.study_plan import Plan
-from ase_finetune.study_store import load, write_study
-from ase_finetune.study_tables import (
+from ase_finetune.cli.app import app
+from ase_finetune.study.plan import Plan
+from ase_finetune.study.store import load, write_study
+from ase_finetune.study.tables import (
     Condition,
     correlations,
     figure_condition,
     make_study,
     no_decay,
 )
-from ase_finetune.study_text import markdown
+from ase_finetune.study.text import markdown
 
 ROOT = Path(__file__).parents[1]
 # Logs of what is better or worse than AdamW.
@@ -177,7 +177,7 @@ def test_tables_and_figures_come_from_the_stored_results_without_torch(tmp_path)
     (tmp_path / "external.json").write_text(json.dumps(others))
     (tmp_path / "kappa.json").write_text(json.dumps({"mo": dict(EFFECTS)}))
     code = (
-        "import sys; from ase_finetune.cli import app\n"
+        "import sys; from ase_finetune.cli.app import app\n"
         "try: app(sys.argv[1:])\n"
         "except SystemExit as end: assert not end.code, end.code\n"
         "assert 'torch' not in sys.modules and 'distributed' not in sys.modules"

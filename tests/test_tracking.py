@@ -11,7 +11,7 @@ from ase.io import write
 from conftest import TINY, cu_frames
 from typer.testing import CliRunner
 
-from ase_finetune.cli import app
+from ase_finetune.cli.app import app
 from ase_finetune.errors import ConfigError
 from ase_finetune.tracking import Events, StepLog, Tracking
 

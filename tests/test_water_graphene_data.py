@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.build import molecule
 from ase.calculators.calculator import Calculator, all_changes
 
-from ase_finetune.data import is_isolated_atom
+from ase_finetune.data.read import is_isolated_atom
 from properties import compare
 from systems import get_system
 from systems.dft.assemble import assemble

@@ -10,7 +10,7 @@ from conftest import TINY, cu_frames, label
 
 from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.config import TrainConfig
-from ase_finetune.data import Splits
+from ase_finetune.data.splits import Splits
 from ase_finetune.graphs import Graph, collate, predict
 from ase_finetune.loss import Loss
 from ase_finetune.residuals import Residuals, residual_vector

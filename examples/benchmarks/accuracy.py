@@ -39,7 +39,7 @@ from ase.io import write
 from whole_runs import Run, mace_run_train, read_model, timed
 
 from ase_finetune import Checkpoint, RefineConfig, Splits, TrainConfig, finetune, refine
-from ase_finetune.cli_options import resolve
+from ase_finetune.cli.options import resolve
 from ase_finetune.evaluate import predict_frames
 from ase_finetune.export import export
 from ase_finetune.start import prepare, training_frames

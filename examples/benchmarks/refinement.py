@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from ase_finetune import Checkpoint, RefineConfig, Splits, TrainConfig, finetune, refine
-from ase_finetune.cli_options import resolve
+from ase_finetune.cli.options import resolve
 from ase_finetune.evaluate import predict_frames
 from ase_finetune.gauss_newton import SecantModel
 from ase_finetune.levenberg_marquardt import ROW_COST

@@ -22,7 +22,7 @@ from ase.io import read
 
 from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.config import TrainConfig
-from ase_finetune.data import Splits
+from ase_finetune.data.splits import Splits
 from ase_finetune.evaluate import predict_frames
 from ase_finetune.trainer import finetune
 

@@ -1,0 +1,1 @@
+"""Labelled frames: read, checked, and split."""

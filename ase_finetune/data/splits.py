@@ -1,0 +1,280 @@
+"""Labelled frames in, checked and split: what every training starts from.
+
+Labels are `info["REF_energy"]` (eV), `arrays["REF_forces"]` (eV/A) and `info["REF_stress"]`
+(eV/A^3, Voigt xx yy zz yz xz xy, tension positive).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+
+from ase_finetune.data.checks import check_structures
+from ase_finetune.data.duplicates import check_leakage
+from ase_finetune.data.read import (
+    ENERGY_KEY,
+    FORCES_KEY,
+    STRESS_KEY,
+    is_isolated_atom,
+    read_frames,
+)
+from ase_finetune.data.units import check_physics
+from ase_finetune.errors import DataError
+
+TRAJECTORY_KEYS = ("trajectory", "trajectory_id", "traj", "traj_id")
+_MOST_BLOCKS = 4
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Named sets of labelled frames.
+
+    Attributes
+    ----------
+    train, valid
+        Frames to fit and frames that decide which weights are kept.
+    tests
+        Held-out sets by name, such as `test_id` and `test_ood`.
+    """
+
+    train: list[Atoms]
+    valid: list[Atoms]
+    tests: dict[str, list[Atoms]] = field(default_factory=dict)
+
+    @classmethod
+    def from_named(cls, named: Mapping[str, Sequence[Atoms]]) -> Splits:
+        """Make splits of sets named `train`, `valid` and, by any other name, test sets."""
+        for name in ("train", "valid"):
+            if name not in named:
+                raise DataError(f"There is no {name!r} set among {sorted(named)}: name one so.")
+        tests = {name: list(named[name]) for name in named if name not in {"train", "valid"}}
+        return cls(list(named["train"]), list(named["valid"]), tests)
+
+    @classmethod
+    def from_files(
+        cls,
+        train: str | Path,
+        *,
+        valid: str | Path | None = None,
+        tests: Mapping[str, str | Path] | Sequence[str | Path] = (),
+        valid_fraction: float = 0.1,
+        by: str = "trajectory",
+        seed: int | None = None,
+        energy_key: str = ENERGY_KEY,
+        forces_key: str = FORCES_KEY,
+        stress_key: str = STRESS_KEY,
+        stress: bool = False,
+    ) -> Splits:
+        """Read splits from files.
+
+        Without a validation file, the splits that the frames name in `info["split"]` are taken
+        if every frame names one and there are several; otherwise `split_frames` holds out
+        `valid_fraction`.
+
+        Parameters
+        ----------
+        train, valid, tests
+            Files for `read_frames`. Test sets are named by the mapping's keys, or by the file
+            names without their suffix.
+        valid_fraction, by, seed
+            As in `split_frames`.
+        energy_key, forces_key, stress_key
+            As in `read_frames`, for every file.
+        stress
+            Whether training and validation frames must have a stress.
+
+        Raises
+        ------
+        DataError
+            As `read_frames` and `split_frames` do, or if two test sets get one name.
+        """
+
+        def read(path: str | Path, needs_stress: bool | None) -> list[Atoms]:
+            return read_frames(
+                path,
+                energy_key=energy_key,
+                forces_key=forces_key,
+                stress_key=stress_key,
+                stress=needs_stress,
+            )
+
+        fit_stress = True if stress else None
+        frames = read(train, fit_stress)
+        named: dict[str, list[Atoms]] = {}
+        if valid is not None:
+            named = {"train": frames, "valid": read(valid, fit_stress)}
+        elif all("split" in frame.info for frame in frames):
+            for frame in frames:
+                named.setdefault(str(frame.info["split"]), []).append(frame)
+            if len(named) == 1:
+                named = {}  # one name for all, as our HDF5 gives frames without one, splits nothing
+            elif "train" not in named:
+                return cls.from_named(named)  # which says what is missing
+        if "train" not in named or "valid" not in named:
+            pool = named.pop("train", frames)
+            kept, held = split_frames(pool, valid_fraction=valid_fraction, by=by, seed=seed)
+            named = {"train": kept, "valid": held, **named}
+        for name, path in _named_paths(tests):
+            if name in named:
+                raise DataError(f"Two sets are called {name!r}: rename one of the test files.")
+            named[name] = read(path, False)
+        return cls.from_named(named)
+
+    def items(self) -> Iterator[tuple[str, list[Atoms]]]:
+        """Yield (name, frames), training first."""
+        yield "train", self.train
+        yield "valid", self.valid
+        yield from self.tests.items()
+
+    def check(self, *, stress: bool, elements: Sequence[int] | None = None) -> None:
+        """Stop on bad data: `check_frames` on every set and no frame in two sets.
+
+        Parameters
+        ----------
+        stress
+            Whether the stress is trained on; test sets may lack it.
+        elements
+            Atomic numbers that the foundation has, or None to skip that check.
+
+        Raises
+        ------
+        DataError
+            With one sentence that says what to do.
+        """
+        for name, frames in self.items():
+            needed = stress and name in {"train", "valid"}
+            check_structures(frames, stress=needed, elements=elements, name=name)
+        check_leakage(dict(self.items()))
+        # Training and validation frames together give more pairs to judge by.
+        check_physics([*self.train, *self.valid], stress=stress, name="train")
+        for name, frames in self.tests.items():
+            check_physics(frames, stress=stress, name=name)
+
+    def data_hash(self) -> str:
+        """SHA-256 over species, cells, positions and labels of all sets, in order."""
+        digest = hashlib.sha256()
+        for name, frames in self.items():
+            digest.update(f"{name}:{len(frames)};".encode())
+            for frame in frames:
+                _update(digest, frame)
+        return digest.hexdigest()
+
+
+def split_frames(
+    frames: Sequence[Atoms],
+    *,
+    valid_fraction: float,
+    by: str = "trajectory",
+    seed: int | None = None,
+) -> tuple[list[Atoms], list[Atoms]]:
+    """Hold out contiguous blocks of every group for validation, never single frames at random.
+
+    Neighboring frames of a trajectory are nearly equal, so a frame-by-frame split would validate
+    on what was trained on.
+
+    Parameters
+    ----------
+    frames
+        Frames in the order of their trajectories.
+    valid_fraction
+        Fraction of every group to hold out, between 0 and 1. A group of five or more frames
+        gives at least one.
+    by
+        `trajectory` groups by `info["trajectory"]` (or `trajectory_id`, `traj`, `traj_id`) and,
+        where frames have none, by `config_type`; `config_type` groups by that; any other word is
+        an `info` key that every frame must have.
+    seed
+        None takes the end of every group; a number draws where in the group the block lies.
+
+    Returns
+    -------
+    (train, valid)
+        Each in the original order. Isolated atoms stay in train. A trajectory gives one block; a
+        configuration type, which may hold several trajectories, gives up to four, evenly spaced.
+
+    Raises
+    ------
+    DataError
+        If there is nothing to hold out, or a frame lacks the key to group by.
+    """
+    if not 0 < valid_fraction < 1:
+        raise DataError(f"valid_fraction is {valid_fraction}: give a number between 0 and 1.")
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, frame in enumerate(frames):
+        if not is_isolated_atom(frame):
+            groups.setdefault(_group(frame, index, by), []).append(index)
+    counts = {key: _held_count(len(rows), valid_fraction) for key, rows in groups.items()}
+    if groups and not any(counts.values()):
+        largest = max(groups, key=lambda key: len(groups[key]))
+        counts[largest] = min(1, len(groups[largest]) - 1)
+    if not any(counts.values()):
+        raise DataError(
+            "There are too few frames to hold any out: give more frames or a validation file."
+        )
+    rng = None if seed is None else np.random.default_rng(seed)
+    held: set[int] = set()
+    for key, rows in groups.items():
+        blocks = 1 if key[0] == "trajectory" else min(_MOST_BLOCKS, max(1, counts[key] // 3))
+        for segment, count in zip(
+            np.array_split(rows, blocks), _shares(counts[key], blocks), strict=True
+        ):
+            last = len(segment) - count
+            start = last if rng is None else int(rng.integers(last + 1))
+            held.update(int(i) for i in segment[start : start + count])
+    train = [frame for index, frame in enumerate(frames) if index not in held]
+    return train, [frames[index] for index in sorted(held)]
+
+
+def _group(frame: Atoms, index: int, by: str) -> tuple[str, str]:
+    if by == "trajectory":
+        for key in TRAJECTORY_KEYS:
+            if key in frame.info:
+                return "trajectory", str(frame.info[key])
+    if by in {"trajectory", "config_type"}:
+        return "config_type", str(frame.info.get("config_type", "Default"))
+    if by not in frame.info:
+        known = ", ".join(sorted(map(str, frame.info))) or "nothing"
+        raise DataError(
+            f"Frame {index} has no {by!r} to split by (it has {known}): "
+            "split by trajectory, config_type or a key that every frame has."
+        )
+    return "trajectory", str(frame.info[by])
+
+
+def _held_count(size: int, fraction: float) -> int:
+    count = round(size * fraction)
+    return min(max(count, 1 if size >= 5 else 0), size - 1)
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    return [total // parts + (1 if part < total % parts else 0) for part in range(parts)]
+
+
+def _named_paths(
+    tests: Mapping[str, str | Path] | Sequence[str | Path],
+) -> list[tuple[str, str | Path]]:
+    if isinstance(tests, Mapping):
+        return list(tests.items())
+    return [(Path(path).stem, path) for path in tests]
+
+
+def _update(digest: hashlib._Hash, frame: Atoms) -> None:
+    # Fixed byte order and width, so that the hash is the same on every machine.
+    numbers = np.asarray(frame.numbers, dtype="<i8")
+    digest.update(np.int64(len(numbers)).astype("<i8").tobytes() + numbers.tobytes())
+    digest.update(np.asarray(frame.pbc, dtype="u1").tobytes())
+    labels = (
+        frame.info.get(ENERGY_KEY),
+        frame.arrays.get(FORCES_KEY),
+        frame.info.get(STRESS_KEY),
+    )
+    for values in (frame.cell.array, frame.positions, *labels):
+        present = values is not None
+        digest.update(b"\x01" if present else b"\x00")
+        if present:
+            digest.update(np.ascontiguousarray(values, dtype="<f8").tobytes())

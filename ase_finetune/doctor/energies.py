@@ -1,0 +1,201 @@
+"""The energies' zero: E0s, isolated atoms, the scale of the total energies."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+from ase.units import Hartree, kcal, kJ, mol
+from numpy.typing import NDArray
+
+from ase_finetune.data.read import ENERGY_KEY, is_isolated_atom
+from ase_finetune.doctor.finding import Finding, listed
+from ase_finetune.e0s import _fit
+
+Array = NDArray[np.float64]
+
+_COHESION = (-1.0, 15.0)  # eV/atom, generous: no solid or molecule is bound by more than 12
+_SAME_SCALE = 0.03
+_ALL_ELECTRON = "all-electron total energies in eV"
+_OTHER_UNITS = {"hartree": Hartree, "kcal/mol": kcal / mol, "kJ/mol": kJ / mol}  # -> eV
+
+
+@dataclass(frozen=True)
+class Zero:
+    """What one set says about the energy of each element.
+
+    Attributes
+    ----------
+    E0s
+        Symbol -> eV, by least squares.
+    rank, elements
+        Of the fit, and how many it would take to tell all elements apart.
+    isolated
+        Symbol -> eV, labels of isolated atoms.
+    residual
+        (F,), eV/atom, energies less the E0s.
+    scale
+        What the size of the energies looks like, in words.
+    to_eV
+        What would bring energies of that scale to eV; 1 where they seem to be.
+    """
+
+    E0s: dict[str, float]
+    rank: int
+    elements: int
+    isolated: dict[str, float]
+    residual: Array
+    scale: str
+    to_eV: float
+
+    @property
+    def all_electron(self) -> bool:
+        """Whether the energies are as large as all-electron ones in eV."""
+        return self.scale == _ALL_ELECTRON
+
+
+def fit_zero(frames: Sequence[Atoms]) -> Zero:
+    """Fit the E0s of frames with finite energies, robustly: gross outliers do not count."""
+    elements = sorted({int(z) for f in frames for z in f.numbers})
+    energy = np.array([f.info[ENERGY_KEY] for f in frames])
+    size = np.array([len(f) for f in frames])
+    counts = np.array([[np.sum(f.numbers == z) for z in elements] for f in frames], dtype=float)
+    free = np.array([is_isolated_atom(f) for f in frames])
+    kept = np.ones(len(frames), dtype=bool)
+    values, rank = _fit(frames, energy, elements)
+    for _ in range(2):
+        residual = (energy - counts @ values) / size
+        off = np.abs(residual - np.median(residual[~free])) if not free.all() else residual * 0
+        spread = 1.4826 * float(np.median(off))
+        kept = (off <= max(10 * spread, 1e-3)) | free
+        chosen = [f for f, k in zip(frames, kept, strict=True) if k]
+        new, new_rank = _fit(chosen, energy[kept], elements)
+        if new_rank < rank:
+            break  # what was left out is all there is of an element
+        values = new
+    isolated: dict[str, float] = {}
+    for frame, value in zip(frames, energy, strict=True):
+        if is_isolated_atom(frame):
+            isolated.setdefault(chemical_symbols[int(frame.numbers[0])], float(value))
+    symbols = [chemical_symbols[z] for z in elements]
+    return Zero(
+        dict(zip(symbols, map(float, values), strict=True)),
+        rank,
+        len(elements),
+        isolated,
+        (energy - counts @ values) / size,
+        *_scale(counts, energy, elements),
+    )
+
+
+def all_electron(number: int) -> float:
+    """Total energy of a neutral atom, eV, good to 10 % (2 % beyond carbon).
+
+    Thomas-Fermi with Scott's and Schwinger's corrections: J. Schwinger, Phys. Rev. A 24, 2353
+    (1981), nonrelativistic.
+    """
+    z = float(number)
+    return float(-(0.768745 * z ** (7 / 3) - z**2 / 2 + 0.269900 * z ** (5 / 3)) * Hartree)
+
+
+def _scale(counts: Array, energy: Array, elements: Sequence[int]) -> tuple[str, float]:
+    full = counts @ np.array([all_electron(z) for z in elements])
+    ratio = float(np.median(energy / full))
+    middle = float(np.median(energy / counts.sum(axis=1)))
+    if 0.9 < ratio < 1.12 and max(elements) > 2:
+        return _ALL_ELECTRON, 1.0
+    for unit, size in _OTHER_UNITS.items():
+        if abs(ratio * size - 1) < _SAME_SCALE:
+            return f"all-electron total energies in {unit}", size
+    if -25.0 < middle < 5.0:
+        return "energies relative to atoms or reference atoms (VASP's and GPAW's scale)", 1.0
+    if ratio < 0.9 and middle < 0:
+        return "total energies of valence electrons (pseudopotentials)", 1.0
+    return "no scale that is known here", 1.0
+
+
+def check_zero(
+    zero: Zero, frames: Sequence[Atoms], rows: Sequence[int], name: str
+) -> list[Finding]:
+    """Judge the E0s, the isolated atoms and the scale."""
+    found = []
+    several = [r for r, f in enumerate(frames) if not is_isolated_atom(f)]
+    if zero.rank < zero.elements:
+        found.append(
+            Finding(
+                "note",
+                "fixed_composition",
+                "All frames have the same proportions of elements, so the energies cannot tell "
+                f"the elements' own energies apart (rank {zero.rank} of {zero.elements}).",
+                "Fine for this composition (E0s 'estimated' shifts what can be shifted); for "
+                "others add one isolated atom per element.",
+                name,
+            )
+        )
+    if zero.to_eV != 1.0:
+        found.append(
+            Finding(
+                "error",
+                "energy_unit",
+                f"The energies look like {zero.scale}.",
+                f"Multiply them by {zero.to_eV:.6g} to have eV.",
+                name,
+            )
+        )
+        return found
+    by_element: dict[str, list[int]] = defaultdict(list)
+    for row, frame in enumerate(frames):
+        if is_isolated_atom(frame):
+            by_element[str(frame.symbols[0])].append(row)
+    for symbol, atoms in by_element.items():
+        energies = [frames[r].info[ENERGY_KEY] for r in atoms]
+        if np.ptp(energies) > 0.01:
+            found.append(
+                Finding(
+                    "warning",
+                    "isolated_atoms_differ",
+                    f"Isolated {symbol} has energies that differ by {np.ptp(energies):.3g} eV.",
+                    "Keep the one of the ground state (spin!) at the level of the other frames.",
+                    name,
+                    tuple(rows[r] for r in atoms),
+                )
+            )
+    return found + _cohesion(zero.isolated, frames, several, rows, name)
+
+
+def _cohesion(
+    isolated: Mapping[str, float],
+    frames: Sequence[Atoms],
+    several: Sequence[int],
+    rows: Sequence[int],
+    name: str,
+) -> list[Finding]:
+    known = [r for r in several if set(frames[r].symbols) <= set(isolated)]
+    if not known:
+        return []
+    bound = np.array(
+        [
+            (sum(isolated[s] for s in frames[r].symbols) - frames[r].info[ENERGY_KEY])
+            / len(frames[r])
+            for r in known
+        ]
+    )
+    middle = float(np.median(bound))
+    if _COHESION[0] < middle < _COHESION[1]:
+        return []
+    atoms = [rows[r] for r, f in enumerate(frames) if is_isolated_atom(f)]
+    return [
+        Finding(
+            "error",
+            "isolated_atoms_level",
+            f"Relative to the isolated atoms (frames {listed(atoms)}) the others are bound by "
+            f"{middle:.3g} eV/atom, which no matter is.",
+            "Compute the isolated atoms with the code, pseudopotentials and units of the others.",
+            name,
+            tuple(atoms),
+        )
+    ]

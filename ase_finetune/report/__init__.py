@@ -1,0 +1,1 @@
+"""Self-contained HTML pages: `page` of one run, `compare` of several."""

@@ -1,0 +1,1 @@
+"""Comparisons of optimizers over systems and paired seeds; `engine` runs them."""
