@@ -6,6 +6,7 @@ Nothing is fetched from the network. The gallery draws from stored results or co
 from __future__ import annotations
 
 import os
+import re
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -34,8 +35,8 @@ default_role = "code"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented"
-autodoc_default_options = {"members": True, "show-inheritance": False}
+autodoc_typehints_description_target = "documented_params"
+autodoc_default_options = {"members": True}
 autodoc_preserve_defaults = True
 napoleon_google_docstring = False
 napoleon_use_rtype = False
@@ -99,8 +100,23 @@ class OptimizerTable(Directive):
         return node.children
 
 
+JOINED = re.compile(r"^(\w+(?:, \w+)+)(?= : |$)")
+
+
+def keep_names_together(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """Keep ``a, b : float`` of a NumPy docstring one entry; the fields of docutils would read the
+    first name as a type. A word joiner after the comma is no white space to them.
+    """
+    for k, line in enumerate(lines):
+        if found := JOINED.match(line):
+            lines[k] = found[1].replace(", ", ",\u2060") + line[found.end() :]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Write the pages of the commands before anything is read."""
     commands.write_pages(HERE / "commands")
+    app.connect("autodoc-process-docstring", keep_names_together, priority=100)
     app.add_directive("optimizer-table", OptimizerTable)
     return {"parallel_read_safe": False, "parallel_write_safe": True}
