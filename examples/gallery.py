@@ -55,6 +55,20 @@ OPTIMIZERS = {
     "muon": VERMILION,
     "soap": WINE,
 }
+REFINEMENTS = {"lbfgs": "#44AA99", "lm": "#999933"}
+LABELS = {
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "radam": "RAdam",
+    "schedulefree": "ScheduleFree",
+    "ranger": "Ranger",
+    "lamb": "LAMB",
+    "sgd": "SGD",
+    "muon": "Muon",
+    "soap": "SOAP",
+    "lbfgs": "L-BFGS",
+    "lm": "Levenberg-Marquardt",
+}
 MARKERS = dict(zip(OPTIMIZERS, "osDv^<>Ph", strict=True))
 STAGES = {"zero_shot": BLUE, "finetuned": VERMILION, "refined": GREEN}
 STAGE_LABELS = {"zero_shot": "zero-shot", "finetuned": "fine-tuned", "refined": "refined"}
