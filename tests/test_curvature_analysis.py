@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import h5py
@@ -26,6 +27,7 @@ from ase_finetune.curvature import (
 from ase_finetune.curvature.analysis import Candidate
 from ase_finetune.curvature.files import document, read_results
 from ase_finetune.curvature.hessian import preconditioned
+from ase_finetune.curvature.outcome import ResidualMetrics
 from ase_finetune.curvature.preconditioners import Blockwise, apply
 from ase_finetune.curvature.products import LossProducts
 from ase_finetune.curvature.selection import spread
@@ -166,7 +168,9 @@ def trained(tmp_path_factory):
                                             "correlation": 2, "radial_MLP": [8], "r_max": 4.0},
         epochs=2, batch_size=2, stress_weight=10.0, optimizer="adamw", lr=3e-3,
     )  # fmt: skip
-    done = finetune(Splits(frames[:4], frames[4:], {}), config, out=folder)
+    splits = Splits(frames[:4], frames[4:], {})
+    finetune(splits, dataclasses.replace(config, epochs=1)).save(folder / "early")
+    done = finetune(splits, config, out=folder)
     done.save(folder / "checkpoint")
     write(folder / "frames.xyz", frames[:4], columns=["symbols", "positions", "REF_forces"])
     return folder
@@ -204,22 +208,26 @@ def test_the_command_writes_numbers_spectra_and_figures(trained, tmp_path):
     out = tmp_path / "curvature"
     command = ["curvature", str(trained / "checkpoint"), "--data", str(trained / "frames.xyz"),
                "--optimizers", "adam,lbfgs", "--rows", "60", "--gradients", "6", "--lanczos", "3",
-               "--probes", "1", "--steps", "10", "--run", str(trained), "--out",
-               str(out)]  # fmt: skip
+               "--probes", "1", "--steps", "10", "--run", str(trained), "--before",
+               str(trained / "early"), "--out", str(out)]  # fmt: skip
     runner = CliRunner()
     done = runner.invoke(app, [*command, "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found == json.loads((out / "curvature.json").read_text())
     views = found["views"]
-    assert [v["view"] for v in views] == ["same theta", "trajectory"]
+    assert [v["view"] for v in views] == ["same theta", "trajectory", "before"]
+    assert views[2]["loss"] > views[0]["loss"] and list(views[2]["optimizers"]) == ["sgd"]
     assert list(views[0]["optimizers"]) == ["sgd", "adam", "lbfgs"]
     assert views[0]["rows"] <= 60 and views[0]["optimizers"]["adam"]["stability_threshold"] > 37
     with h5py.File(out / "curvature.h5") as file:
         values = file["view_0/adam/eigenvalues"][:]
         assert len(values) == views[0]["rows"] and file["view_1/adamw"].attrs["lr"] == 3e-3
     assert float(values[0]) == views[0]["optimizers"]["adam"]["gauss_newton"]["largest"]
-    assert len(list((out / "figures").glob("*.png"))) == 10
+    assert (
+        len(list((out / "figures").glob("*.png"))) == 11
+        and (out / "figures" / "refinement.png").is_file()
+    )
     read = read_results(out)
     assert document(read) == {"views": views}
     assert np.array_equal(read[0].optimizers["adam"].eigenvalues, values)
@@ -229,6 +237,16 @@ def test_the_command_writes_numbers_spectra_and_figures(trained, tmp_path):
         app, [*command[:4], "--optimizers", "newton", "--out", str(tmp_path / "x")]
     )
     assert wrong.exit_code == 2 and "newton" in wrong.stderr and not (tmp_path / "x").exists()
+
+
+def test_residual_metrics_of_known_shares():
+    even = ResidualMetrics.of(np.full(8, 0.05))  # the rest is in the null space
+    assert even.effective_directions == pytest.approx(8.0) and even.soft_half == pytest.approx(0.5)
+    stiff = ResidualMetrics.of(np.array([0.6, 0.4, 0.0, 0.0]))
+    assert stiff.effective_directions == pytest.approx(
+        np.exp(-0.6 * np.log(0.6) - 0.4 * np.log(0.4))
+    )
+    assert stiff.soft_half == 0.0
 
 
 def test_a_document_holds_no_nan(result):

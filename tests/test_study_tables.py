@@ -169,20 +169,23 @@ def test_one_seed_or_two_are_too_few():
 
 def test_tables_and_figures_come_from_the_stored_results_without_torch(tmp_path):
     made = study(fractions=(0.5,), refine=("lm",))
-    write_study(tmp_path, made, None)
+    write_study(tmp_path, made, {})
     others = [
         {"system": "mo", "arm": "other-program", "seed": s, "errors": row["errors"]}
         for s, row in made.of("mo", "adam").items()
     ]
     (tmp_path / "external.json").write_text(json.dumps(others))
-    (tmp_path / "kappa.json").write_text(json.dumps({"mo": dict(EFFECTS)}))
+    measured = {n: {"gauss_newton": {"log10_kappa": value}} for n, value in EFFECTS.items()}
+    views = {"system": "mo", "views": [{"optimizers": measured}]}
+    (tmp_path / "curvature.json").write_text(json.dumps(views))
     code = (
         "import sys; from ase_finetune.cli.app import app\n"
         "try: app(sys.argv[1:])\n"
         "except SystemExit as end: assert not end.code, end.code\n"
         "assert 'torch' not in sys.modules and 'distributed' not in sys.modules"
     )
-    arguments = ["study", "--tabulate", str(tmp_path), "--curvature", str(tmp_path / "kappa.json")]
+    arguments = ["study", "--tabulate", str(tmp_path)]
+    arguments += ["--curvature", str(tmp_path / "curvature.json")]
     found = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT
     )
@@ -198,6 +201,10 @@ def test_tables_and_figures_come_from_the_stored_results_without_torch(tmp_path)
     assert len(document["rows"]) == len(made.rows) + 5
     assert document["selections"]["mo"]["adam"]["lr"] == 1e-3
     assert document["curvature"][0]["n"] == 5
+    table = (tmp_path / "study.md").read_text()
+    assert f"| adam | {EFFECTS['adam']:.2f} |" in table
+    result = CliRunner().invoke(app, ["study", "--tabulate", str(tmp_path)])
+    assert result.exit_code == 0 and (tmp_path / "study.md").read_text() == table
 
 
 @pytest.mark.parametrize(
@@ -207,14 +214,15 @@ def test_tables_and_figures_come_from_the_stored_results_without_torch(tmp_path)
         ("study.json", "{}", "not of a study"),
         ("study.json", '{"plan": {"optimisers": []}, "rows": {}}', "Unknown setting"),
         ("external.json", '[{"arm": "x"}]', "system, arm, seed and errors"),
-        ("kappa.json", '{"mo": 3}', "log10 of the condition number"),
+        ("curvature.json", '{"system": "mo", "views": []}', "no curvature.json of a system"),
     ],
 )
 def test_damaged_files_are_one_sentence(tmp_path, name, content, message):
-    write_study(tmp_path, study(seeds=1), None)
-    (tmp_path / "kappa.json").write_text("{}")
+    write_study(tmp_path, study(seeds=1), {})
     (tmp_path / name).write_text(content)
-    command = ["study", "--tabulate", str(tmp_path), "--curvature", str(tmp_path / "kappa.json")]
+    command = ["study", "--tabulate", str(tmp_path)]
+    if name == "curvature.json":
+        command += ["--curvature", str(tmp_path / name)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 2
     assert message in result.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -68,6 +69,10 @@ def curvature(
         list[Path] | None,
         typer.Option(help="Also the preconditioner in this run's state.pt, at its own weights."),
     ] = None,
+    before: Annotated[
+        str | None,
+        typer.Option(help="Also where the residual of this checkpoint lies, as before refinement."),
+    ] = None,
     memory_GB: Annotated[
         float, typer.Option("--memory-GB", help="Most memory, beside the libraries'.")
     ] = 8.0,
@@ -91,6 +96,7 @@ def curvature(
     weights; those of --run at the run's own, as views of their own.
     """
     from ase_finetune.curvature import (
+        BEFORE,
         Curvature,
         CurvatureSettings,
         SavedRun,
@@ -110,6 +116,7 @@ def curvature(
         "stress_weight": stress_weight,
     }
     loaded, config, chosen = _start_settings(checkpoint, system, given)
+    earlier = None if before is None else _start_settings(before, system, given)[0]
     statistics = Statistics(
         steps=gradients,
         batch_size=config.batch_size,
@@ -134,6 +141,7 @@ def curvature(
         data, None, [], system, valid_fraction, split_by, keys, config.uses_stress
     )
     start, graphs = _started(loaded, checkpoint, splits, config)
+    first = None if earlier is None else _started(earlier, before or "", splits, config)
     with TerminalReporter() as reporter:
         structures = _properties(chosen, start) if chosen is not None else {}
         study = Curvature(
@@ -151,9 +159,19 @@ def curvature(
 
         results = [study.run(progress)]
         results += [study.run_trajectory(one, progress) for one in saved]
+        if first is not None:
+            plain = dataclasses.replace(
+                settings,
+                optimizers=("sgd",),
+                view=dataclasses.replace(settings.view, name=BEFORE, probes=0),
+            )
+            weights = config.weights(config.epochs)
+            other = Curvature(*first, weights, plain, accelerate=accelerate)
+            results.append(other.run(progress))
     out.mkdir(parents=True, exist_ok=True)
     found = {
         "checkpoint": checkpoint,
+        "before": before,
         "stage": start.stage,
         "system": system,
         "settings": _told(settings),
@@ -198,8 +216,6 @@ def _started(
     loaded: Loaded, path: str, splits: Splits, config: TrainConfig
 ) -> tuple[Loaded, list[Any]]:
     """The checkpoint and its graphs; a foundation is pruned and gets the E0s of the data first."""
-    import dataclasses
-
     from ase_finetune.data.checks import check_frames
     from ase_finetune.start import make_graphs, prepare, training_frames
 

@@ -85,7 +85,11 @@ def study(
         Path | None, typer.Option(help="Only make the tables and figures of this folder again.")
     ] = None,
     curvature: Annotated[
-        Path | None, typer.Option(help="JSON {SYSTEM: {OPTIMIZER: log10 kappa}} to correlate.")
+        list[Path] | None,
+        typer.Option(
+            help="curvature.json of a system, whose condition numbers are correlated with the "
+            "errors; repeatable, and kept with the study."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -93,7 +97,7 @@ def study(
 
     The same command again goes on where it stopped, and repeats nothing that is finished.
     """
-    kappa = None if curvature is None else _kappa(curvature)
+    kappa = _kappa(curvature or [])
     if tabulate is not None:
         if systems:
             raise ConfigError("--tabulate takes its systems from the folder; name none.")
@@ -178,27 +182,31 @@ def _base(systems: list[str], changes: Mapping[str, Any]) -> dict[str, dict[str,
     return found
 
 
-def _kappa(path: Path) -> dict[str, dict[str, float]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            str(system): {str(name): float(value) for name, value in row.items()}
-            for system, row in content.items()
-        }
-    except (UnicodeDecodeError, ValueError, AttributeError, TypeError) as error:
-        raise ConfigError(
-            f"{path} must hold {{SYSTEM: {{OPTIMIZER: log10 of the condition number}}}}."
-        ) from error
+def _kappa(paths: list[Path]) -> dict[str, dict[str, float]]:
+    """Log10 of the condition number by system and optimizer, all at the same weights."""
+    found: dict[str, dict[str, float]] = {}
+    for path in paths:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            system, optimizers = content["system"], content["views"][0]["optimizers"]
+            row = {n: float(o["gauss_newton"]["log10_kappa"]) for n, o in optimizers.items()}
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise ConfigError(f"{path} is no curvature.json of a system.") from error
+        if not isinstance(system, str) or system in found:
+            raise ConfigError(f"{path} must be of a bundled system, and the only one of it.")
+        found[system] = row
+    return found
 
 
-def _report(folder: Path, kappa: Mapping[str, Mapping[str, float]] | None, as_json: bool) -> None:
+def _report(folder: Path, kappa: Mapping[str, Mapping[str, float]], as_json: bool) -> None:
     from ase_finetune.results import write_text
     from ase_finetune.study.figures import figures
-    from ase_finetune.study.store import load, write_study
+    from ase_finetune.study.store import load, stored_kappa, write_study
     from ase_finetune.study.tables import make_study
     from ase_finetune.study.text import markdown
 
     made = make_study(*load(folder))
+    kappa = {**stored_kappa(folder), **kappa}
     write_study(folder, made, kappa)
     write_text(folder / "study.md", markdown(made, kappa))
     for name, figure in figures(made).items():

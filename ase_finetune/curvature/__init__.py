@@ -2,11 +2,12 @@
 
 from ase_finetune.curvature.analysis import Property, View
 from ase_finetune.curvature.gather import Statistics
-from ase_finetune.curvature.outcome import CurvatureResult
+from ase_finetune.curvature.outcome import BEFORE, CurvatureResult
 from ase_finetune.curvature.run import Curvature, CurvatureSettings
 from ase_finetune.curvature.saved import SavedRun
 
 __all__ = [
+    "BEFORE",
     "Curvature",
     "CurvatureResult",
     "CurvatureSettings",

@@ -14,7 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ase_finetune.curvature.outcome import CurvatureResult
+from ase_finetune.curvature.outcome import BEFORE, CurvatureResult
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))
@@ -27,7 +27,11 @@ CEILING = 10.0
 def write_figures(folder: Path, results: Iterable[CurvatureResult]) -> list[Path]:
     """Draw every figure of every view into a folder; return the files."""
     written = []
-    for result in results:
+    views = list(results)
+    before = [r for r in views if r.view == BEFORE]
+    for result in views:
+        if result.view == BEFORE:
+            continue
         stem = result.view.replace(" ", "_")
         if result.details.get("run"):
             stem = f"{stem}_{result.details['run']}"
@@ -37,6 +41,9 @@ def write_figures(folder: Path, results: Iterable[CurvatureResult]) -> list[Path
                 path = folder / f"{name}_{stem}.png"
                 figure.savefig(path, dpi=200)
                 written.append(path)
+    for result in before:
+        written.append(folder / "refinement.png")
+        refinement(result, views[0]).savefig(written[-1], dpi=200)
     return written
 
 
@@ -66,7 +73,7 @@ def conditioning(result: CurvatureResult) -> Figure:
 def spectra(result: CurvatureResult) -> Figure:
     """Draw the eigenvalues of J P J^T, relative to the largest, in descending order."""
     figure, axes = _panel()
-    rank = result.rows - result.invisible
+    rank = result.rank
     lines = {n: o.eigenvalues[:rank] / o.eigenvalues[0] for n, o in result.optimizers.items()}
     for label, values, style in _merged(lines):
         axes.plot(np.arange(1, rank + 1), values, label=label, **style)
@@ -81,7 +88,7 @@ def spectra(result: CurvatureResult) -> Figure:
 def filters(result: CurvatureResult) -> Figure:
     """Draw which share of an error is left along every eigenvector."""
     figure, axes = _panel()
-    rank = result.rows - result.invisible
+    rank = result.rank
     lines = {n: np.clip(o.filter[:rank], FLOOR, CEILING) for n, o in result.optimizers.items()}
     for label, left, style in _merged(lines):
         axes.plot(np.arange(1, rank + 1), left, label=label, **style)
@@ -98,7 +105,7 @@ def filters(result: CurvatureResult) -> Figure:
 def residuals(result: CurvatureResult) -> Figure:
     """Draw how much of the loss lies along the leading eigenvectors."""
     figure, axes = _panel()
-    rank = result.rows - result.invisible
+    rank = result.rank
     lines = {n: np.cumsum(o.residual_shares[:rank]) for n, o in result.optimizers.items()}
     for label, values, style in _merged(lines):
         axes.plot(np.arange(1, rank + 1), values, label=label, **style)
@@ -126,12 +133,39 @@ def properties(result: CurvatureResult) -> Figure | None:
             lw=1.4,
             label=name,
         )
-    loss = np.cumsum(plain.residual_shares[: result.rows - result.invisible])
+    loss = np.cumsum(plain.residual_shares[: result.rank])
     axes.plot(np.arange(1, len(loss) + 1), loss, label="loss (residuals)", **PLAIN)
     axes.set_xscale("log")
     axes.set_ylim(0.0, 1.02)
     axes.set_xlabel("Leading eigenvectors of $J^T J$")
     axes.set_ylabel("Share along leading eigenvectors")
+    _legend(figure, axes)
+    return figure
+
+
+def refinement(before: CurvatureResult, after: CurvatureResult) -> Figure:
+    """Draw what of the loss lies along eigenvectors of J J^T of every size, before and after."""
+    figure, axes = _panel()
+    for k, (label, result) in enumerate((("before", before), ("after", after))):
+        plain = result.optimizers["sgd"]
+        logs = np.log10(plain.eigenvalues[: result.rank] / plain.eigenvalues[0])
+        lost = result.loss * plain.residual_shares[: result.rank]
+        edges = np.arange(np.floor(logs.min()), 1.0)
+        heights = np.histogram(logs, edges, weights=lost)[0]
+        metrics = result.residual("sgd")
+        axes.stairs(
+            heights,
+            10.0**edges,
+            color=COLORS[k],
+            lw=1.6,
+            label=f"{label}: loss {result.loss:.3g},\n"
+            f"{metrics.effective_directions:.0f} directions,\n"
+            f"{metrics.soft_half:.0%} in the softer half",
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel(r"$\lambda_i/\lambda_1$ of $J J^T$, by decade")
+    axes.set_ylabel("Loss along these eigenvectors")
     _legend(figure, axes)
     return figure
 

@@ -133,7 +133,10 @@ def _view(result: CurvatureResult) -> dict[str, Any]:
             name: {"value": value, "unit": unit, "share_within_data": share}
             for name, (value, unit, share) in result.property_values.items()
         },
-        "optimizers": {name: _optimizer(o) for name, o in result.optimizers.items()},
+        "optimizers": {
+            name: _optimizer(o) | {"residual": dataclasses.asdict(result.residual(name))}
+            for name, o in result.optimizers.items()
+        },
         "details": dict(result.details),
     }
 
@@ -187,7 +190,7 @@ def write_arrays(path: Path, results: Sequence[CurvatureResult]) -> None:
             view = file.create_group(f"view_{k}")
             view.attrs["view"] = result.view
             view.attrs["filter_steps"] = result.steps
-            view.attrs["visible_rank"] = result.rows - result.invisible
+            view.attrs["visible_rank"] = result.rank
             for name, o in result.optimizers.items():
                 group = view.create_group(name)
                 group.attrs["lr"] = o.lr

@@ -13,6 +13,7 @@ from ase_finetune.curvature.lanczos import Density, Interval
 from ase_finetune.curvature.metrics import SpectrumMetrics
 
 Array = NDArray[np.float64]
+BEFORE = "before"  # name of the view at a checkpoint before refinement
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,40 @@ class OptimizerCurvature:
 
 
 @dataclass(frozen=True)
+class ResidualMetrics:
+    """How unevenly a residual lies along eigenvectors in descending order of eigenvalue.
+
+    Attributes
+    ----------
+    effective_directions
+        exp of the entropy of the shares; their number if all carry the same.
+    soft_half
+        Share along the half of the eigenvectors with the smaller eigenvalues; without preference
+        it is one half.
+    """
+
+    effective_directions: float
+    soft_half: float
+
+    @classmethod
+    def of(cls, shares: Array) -> ResidualMetrics:
+        """Describe shares along visible eigenvectors, in descending order of eigenvalue."""
+        p = shares / shares.sum()
+        kept = p[p > 0.0]
+        return cls(
+            effective_directions=float(np.exp(-np.sum(kept * np.log(kept)))),
+            soft_half=float(p[(len(p) + 1) // 2 :].sum()),
+        )
+
+
+@dataclass(frozen=True)
 class CurvatureResult:
     """An analysis at one theta.
 
     Attributes
     ----------
     view
-        ``same theta`` or ``trajectory``: whose theta it is.
+        ``same theta``, ``trajectory`` or ``before``: whose theta it is.
     loss, gradient_norm
         Of the chosen frames.
     frames, rows, size, active
@@ -139,3 +167,12 @@ class CurvatureResult:
     property_values: Mapping[str, tuple[float, str, float]]
     optimizers: Mapping[str, OptimizerCurvature]
     details: Mapping[str, Any]
+
+    @property
+    def rank(self) -> int:
+        """Rows with visible curvature."""
+        return self.rows - self.invisible
+
+    def residual(self, optimizer: str) -> ResidualMetrics:
+        """Where the residual lies among the visible eigenvectors under an optimizer's P."""
+        return ResidualMetrics.of(self.optimizers[optimizer].residual_shares[: self.rank])

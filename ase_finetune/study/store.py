@@ -107,9 +107,13 @@ def _external(path: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def write_study(
-    folder: Path, study: Study, kappa: Mapping[str, Mapping[str, float]] | None
-) -> None:
+def stored_kappa(folder: Path) -> dict[str, dict[str, float]]:
+    """Return log10 of condition numbers that an earlier table of a folder was made with."""
+    path = folder / STUDY_FILE
+    return dict(_json(path).get("log10_kappa", {})) if path.is_file() else {}
+
+
+def write_study(folder: Path, study: Study, kappa: Mapping[str, Mapping[str, float]]) -> None:
     """Write ``study.json``: plan, raw results of every run (one a line), and what they say."""
     kept = {path: _trimmed(row) for path, row in sorted(study.rows.items())}
     lines = ",\n".join(f"  {json.dumps(path)}: {json.dumps(row)}" for path, row in kept.items())
@@ -125,7 +129,8 @@ def write_study(
             for c in study.comparisons
         ],
         "controls": {s: no_decay(study, s) for s in study.plan.base},
-        "curvature": None if kappa is None else correlations(study, kappa),
+        "log10_kappa": kappa,
+        "curvature": correlations(study, kappa) if kappa else None,
     }
     text = json.dumps(rest, indent=1, allow_nan=False)
     write_text(folder / STUDY_FILE, text[:-2] + ',\n "rows": {\n' + lines + "\n }\n}\n")

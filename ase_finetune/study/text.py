@@ -33,7 +33,7 @@ def markdown(study: Study, kappa: Mapping[str, Mapping[str, float]] | None = Non
             parts.append(f"### {condition.label}")
             parts.append(_condition(study, condition))
         parts += _control(study, system)
-    if kappa is not None:
+    if kappa:
         parts += ["## Conditioning and error", _correlation(study, kappa)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -223,4 +223,9 @@ def _correlation(study: Study, kappa: Mapping[str, Mapping[str, float]]) -> str:
         "Spearman's rank correlation over optimizers of log kappa, all preconditioners at the same "
         "weights, with the final force error; 95 % bootstrap interval over optimizers."
     )
-    return f"{note}\n\n{_table(['condition', 'optimizers', 'rho'], rows)}"
+    systems = [s for s in study.plan.base if s in kappa]
+    values = [
+        [name, *(_number(kappa[s].get(name), 2) for s in systems)] for name in study.plan.optimizers
+    ]
+    column = _table(["optimizer", *(f"log10 kappa, {s}" for s in systems)], values)
+    return f"{column}\n\n{note}\n\n{_table(['condition', 'optimizers', 'rho'], rows)}"
