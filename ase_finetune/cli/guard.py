@@ -10,6 +10,13 @@ import typer
 
 from ase_finetune.errors import UserError
 
+_SAVED = "; what is finished is saved, and --resume goes on from there"
+_GOES_ON = {
+    "train": _SAVED,
+    "run": _SAVED,
+    "study": "; finished runs are saved, and the same command goes on from there",
+}
+
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
     """Make bad input one sentence on stderr and exit code 2, and Ctrl-C a word about resuming."""
@@ -22,10 +29,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt:
-            typer.echo(
-                "Stopped; finished stages are saved, and --resume continues train and run.",
-                err=True,
-            )
+            typer.echo(f"Stopped{_GOES_ON.get(command.__name__, '')}.", err=True)
             raise typer.Exit(130) from None
         except (UserError, PropertyError, SystemsError) as error:
             typer.echo(f"Error: {error}", err=True)
