@@ -7,7 +7,6 @@ import json
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,8 +16,8 @@ import damaged_checkpoints as damaged
 import numpy as np
 import pytest
 from ase.build import bulk
-from conftest import TINY, cu_frames
 from mace_kinds import random_mace
+from processes import forked
 
 from ase_finetune import Checkpoint, FineTunedCalculator
 from ase_finetune.checkpoint_files import (
@@ -28,8 +27,7 @@ from ase_finetune.checkpoint_files import (
     read_weights,
     write_folder,
 )
-from ase_finetune.errors import CheckpointError, ConfigError
-from ase_finetune.lock import LOCK_FILE, LockedError, check_unlocked, locked
+from ase_finetune.errors import CheckpointError
 
 pytestmark = pytest.mark.faults
 
@@ -147,19 +145,6 @@ def test_damaged_and_forged_files_are_refused_or_give_the_same_energies(
     assert not _watched, _watched[:3]
     assert not marker.exists()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 1_000_000  # kB
-
-
-def forked(body) -> int:
-    """Run ``body`` in a forked child, which ends with 0 unless something was raised or killed."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            body()
-            code = 0
-        finally:
-            os._exit(code)
-    return child
 
 
 def content(folder) -> tuple[bytes, bytes]:
@@ -306,162 +291,3 @@ def test_two_processes_that_write_one_checkpoint_and_a_reader(pair, tmp_path):
     assert reads > 20
     assert content(target) in pair
     assert {p.name for p in target.iterdir()} == {DOCUMENT, WEIGHTS}
-
-
-@contextlib.contextmanager
-def held_elsewhere(folder):
-    """Hold the lock of a folder in another process; gives its number."""
-    read, write = os.pipe()
-
-    def hold() -> None:
-        with locked(folder):
-            os.write(write, b"x")
-            time.sleep(600)
-
-    child = forked(hold)
-    assert os.read(read, 1) == b"x"
-    try:
-        yield child
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(child, 0)
-        os.close(read)
-        os.close(write)
-
-
-def test_a_lock_says_who_holds_it_and_dies_with_its_owner(tmp_path):
-    with held_elsewhere(tmp_path) as owner:
-        words = f"being written by process {owner} on {socket.gethostname()} since 20"
-        with pytest.raises(LockedError, match=words), locked(tmp_path):
-            pass
-        with pytest.raises(LockedError, match=words):
-            check_unlocked(tmp_path)
-        begun = time.monotonic()
-        with pytest.raises(LockedError), locked(tmp_path, wait_s=0.2):
-            pass
-        assert time.monotonic() - begun >= 0.2
-        os.kill(owner, signal.SIGKILL)
-        os.waitpid(owner, 0)
-        assert (tmp_path / LOCK_FILE).exists()  # left, and worth nothing
-        check_unlocked(tmp_path)
-        with locked(tmp_path):
-            assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == os.getpid()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_forked_child_does_not_keep_the_lock_of_its_dead_parent(tmp_path):
-    read, write = os.pipe()
-
-    def parent() -> None:
-        with locked(tmp_path):
-            grandchild = forked(lambda: time.sleep(30))
-            os.write(write, grandchild.to_bytes(8, "little"))
-            time.sleep(600)
-
-    child = forked(parent)
-    grandchild = int.from_bytes(os.read(read, 8), "little")
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    with locked(tmp_path):
-        pass
-    os.kill(grandchild, signal.SIGKILL)
-
-
-def test_only_one_of_many_holds_a_lock(tmp_path):
-    """Eight processes add to a number in a file, one at a time, and none is lost."""
-    number = tmp_path / "number"
-    number.write_text("0")
-
-    def add() -> None:
-        for _ in range(25):
-            with locked(tmp_path, wait_s=60):
-                number.write_text(str(int(number.read_text()) + 1))
-
-    for child in [forked(add) for _ in range(8)]:
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert number.read_text() == "200"
-
-
-class Silent:
-    def note(self, text):
-        pass
-
-    def record(self, record):
-        pass
-
-    def steps(self, title):
-        return lambda done, total: None
-
-
-def test_a_run_keeps_others_out_of_its_folder(splits, tiny_config, tmp_path, monkeypatch):
-    import dataclasses
-
-    import ase_finetune.run as module
-
-    out = tmp_path / "run"
-    out.mkdir()
-    config = dataclasses.replace(tiny_config, epochs=1)
-    with held_elsewhere(out) as owner:
-        for options in ({"overwrite": False}, {"overwrite": True}):
-            with pytest.raises(LockedError, match=f"process {owner}"):
-                module.check_folder(out, resume=False, **options)
-        with pytest.raises(LockedError, match=f"process {owner}"):
-            module.run_job(splits, config, None, out, Silent())
-        assert [p.name for p in out.iterdir()] == [LOCK_FILE]
-    real = module.finetune
-
-    def while_held(*args, **kwargs):
-        with pytest.raises(LockedError, match=f"process {os.getpid()}"):
-            module.check_folder(out, overwrite=True, resume=False)
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(module, "finetune", while_held)
-    (out / "checkpoints" / ".finetuned.123.tmp").mkdir(parents=True)
-    results = module.run_job(splits, config, None, out, Silent())
-    assert list(results["errors"]) == ["zero_shot", "finetuned"]
-    assert not (out / LOCK_FILE).exists()
-    assert [p.name for p in (out / "checkpoints").iterdir()] == ["finetuned"]
-
-
-def test_a_run_that_ended_meanwhile_is_not_written_over(splits, tiny_config, tmp_path, monkeypatch):
-    import ase_finetune.run as module
-
-    real, out = module.prepare, tmp_path / "run"
-
-    def another_run(*args):
-        out.mkdir()
-        (out / "results.json").write_text("{}")
-        return real(*args)
-
-    monkeypatch.setattr(module, "prepare", another_run)
-    with pytest.raises(ConfigError, match="meanwhile"):
-        module.run_job(splits, tiny_config, None, out, Silent())
-    assert (out / "results.json").read_text() == "{}"
-
-
-@pytest.mark.slow
-def test_of_two_commands_on_one_folder_one_ends_with_2_and_a_sentence(tmp_path):
-    import yaml
-    from ase.io import write
-
-    write(tmp_path / "train.xyz", cu_frames(12, 1))
-    write(tmp_path / "valid.xyz", cu_frames(4, 2))
-    settings = {"foundation": "scratch", "architecture": TINY, "epochs": 60, "batch_size": 3}
-    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
-    command = [
-        sys.executable, "-m", "ase_finetune.cli", "train", "--data", str(tmp_path / "train.xyz"),
-        "--valid", str(tmp_path / "valid.xyz"), "--config", str(tmp_path / "settings.yaml"),
-        "--out", str(tmp_path / "run"), "--overwrite",
-    ]  # fmt: skip
-    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "run" / "state.pt").exists():
-        assert first.poll() is None
-        time.sleep(0.05)
-    second = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert first.poll() is None, "the first run ended too soon to be in the way"
-    assert second.returncode == 2
-    assert f"is being written by process {first.pid} on" in " ".join(second.stderr.split())
-    assert first.wait() == 0
-    assert Checkpoint.load(tmp_path / "run" / "checkpoints" / "finetuned").stage == "finetuned"

@@ -20,7 +20,6 @@ SEVEN = "adam,adamw,radam,sgd,lamb,ranger,schedulefree"
 # One method for all: what an optimizer's rules forbid is taken back for that optimizer alone.
 FAIR = {"schedule": "constant", "ema_decay": 0.0, "divergence_retries": 0}
 _OWN = ("optimizer", "optimizer_options", "lr", "seed", "weight_decay")
-Names = Annotated[str, typer.Option()]
 
 
 @guarded

@@ -14,7 +14,6 @@ from ase_finetune.graphs import Graph, collate, predict
 from ase_finetune.loss import Loss
 from ase_finetune.residuals import Residuals, residual_vector
 
-Product = Callable[[torch.Tensor], torch.Tensor]
 KINDS = ("energy", "forces", "stress")
 
 
