@@ -7,6 +7,7 @@ color-blindness tell apart; markers, line styles and hatches differ too, for pri
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -135,6 +136,9 @@ def gsfe_curves(
     if not panels:
         raise PropertyError("There is no GSFE curve to draw.")
     figure, all_axes = _figure(len(panels), COLUMN_WIDTH, share_y=True)
+    # A panel may lack a reference, whose marker must not pass to the next one.
+    labels = dict.fromkeys(label for found in references.values() for label in found)
+    markers = dict(zip(labels, itertools.cycle(MARKERS), strict=False))
     for axes, (title, curves) in zip(all_axes, panels.items(), strict=True):
         for k, (stage, curve) in enumerate(curves.items()):
             _require_units(curve, "b", "J/m^2", title)
@@ -147,12 +151,12 @@ def gsfe_curves(
                 color=color,
                 label=stage_label(stage),
             )
-        for k, (label, reference) in enumerate(references.get(title, {}).items()):
+        for label, reference in references.get(title, {}).items():
             _require_units(reference, "b", "J/m^2", title)
             axes.plot(
                 reference.x,
                 reference.y,
-                MARKERS[k % len(MARKERS)],
+                markers[label],
                 ls="none",
                 ms=4.5,
                 mfc="white",

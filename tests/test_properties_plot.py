@@ -82,6 +82,17 @@ def test_gsfe_panels_show_curves_and_reference_points():
     assert by_label["DFT"].get_linestyle() == "None"
 
 
+def test_a_reference_keeps_its_marker_in_panels_that_lack_another():
+    targets = {"a": {"ours": gamma(9), "theirs": gamma(7)}, "b": {"theirs": gamma(7)}}
+    figure = gsfe_curves({panel: {"refined": gamma()} for panel in "ab"}, targets)
+    markers = [
+        {line.get_label(): line.get_marker() for line in axes.lines if len(line.get_xdata()) < 12}
+        for axes in figure.axes
+    ]
+    assert markers[0]["ours"] != markers[0]["theirs"]
+    assert markers[1]["theirs"] == markers[0]["theirs"]
+
+
 def test_equation_of_state_is_drawn_from_each_minimum():
     axes = equation_of_state({"refined": energies(0.03), "DFT": energies()}).axes[0]
     for line in axes.lines:
