@@ -56,7 +56,7 @@ sphinx_gallery_conf = {
     "examples_dirs": str(ROOT / "examples"),
     "gallery_dirs": "gallery",
     "filename_pattern": r"/plot_\d+_",
-    "ignore_pattern": r"^((?!/plot_\d+_).)*$",
+    "ignore_pattern": r"^(?!plot_\d+_)",
     "nested_sections": False,
     "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,

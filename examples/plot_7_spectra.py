@@ -217,8 +217,9 @@ gallery.show(figure, "property_directions")
 # %%
 # On Mo, elastic constants and the slip barrier hang on the few steepest directions, which every
 # optimizer reaches: they can be right long before the loss is small, and better conditioning is not
-# needed for them. The length of the hydrogen bond of acetylacetone is the opposite: most of it lies
-# in soft directions, and a seventh in directions that the frames do not determine at all.
+# needed for them. The strength of the hydrogen bond of acetylacetone, the energy of turning the O-H
+# group out of it, is the opposite: most of it lies in soft directions, and a seventh in directions
+# that the frames do not determine at all.
 #
 # Does the explanation hold?
 # --------------------------

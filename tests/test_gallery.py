@@ -1,0 +1,211 @@
+"""The gallery: every page is sound, draws without computing, and says clearly what is absent.
+
+The API pages list every public name.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+PAGES = sorted(EXAMPLES.glob("plot_*.py"))
+LIVE = {"plot_8_your_data.py", "plot_9_ase.py"}  # compute for minutes, whatever is stored
+
+
+def names(pages):
+    return [page.name for page in pages]
+
+
+@pytest.fixture
+def gallery(monkeypatch):
+    """The module that pages share, as a script without flags sees it."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setattr(sys, "argv", ["page"])
+    monkeypatch.delitem(sys.modules, "gallery", raising=False)
+    import gallery as module
+
+    yield module
+    sys.modules.pop("gallery", None)
+
+
+def run(page, *flags, **environment):
+    """Run a page as a script, with a third of a processor's worth of threads."""
+    return subprocess.run(
+        [sys.executable, str(page), *flags],
+        env=os.environ | {"MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+    )
+
+
+def test_numbers_are_unique():
+    numbers = [int(re.match(r"plot_(\d+)_", page.name)[1]) for page in PAGES]
+    assert sorted(set(numbers)) == sorted(numbers)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_page_is_sound(page):
+    """It compiles, begins with a title that has its number, and belongs to its own results."""
+    tree = ast.parse(page.read_text(encoding="utf-8"))
+    title, line, *rest = ast.get_docstring(tree).split("\n")
+    assert title.startswith(re.match(r"plot_(\d+)_", page.name)[1] + ". ")
+    assert set(line) == {"="} and len(line) >= len(title)
+    assert len(" ".join(rest).split()) >= 20  # a tutorial says what it is about
+    name = re.match(r"plot_\d+_(\w+)\.py", page.name)[1]
+    opened = [
+        node.args[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "Page"
+    ]
+    assert opened == [name]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_every_page_tells_its_flags(page):
+    done = run(page, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--compute" in done.stdout and "--full" in done.stdout
+
+
+# What draws from stored results does so in seconds; computing would take minutes to hours.
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name not in LIVE], ids=lambda p: p.name)
+def test_page_draws_what_is_stored_or_says_what_is_absent(page):
+    done = run(page)
+    if done.returncode == 0:
+        drawn = re.findall(r"^drew (.+)$", done.stdout, re.M)
+        assert drawn
+        assert all((ROOT / path).stat().st_size > 5000 for path in drawn)
+    else:
+        message = done.stderr.strip().splitlines()
+        assert len(message) == 1, done.stderr
+        assert re.search(r"is absent; `.+` (computes|makes) it\.$", message[0])
+
+
+def test_mode_follows_the_flags(gallery, monkeypatch):
+    for flags, mode, picked in (
+        ([], "draw", 1),
+        (["--compute"], "compute", 1),
+        (["--full"], "full", 2),
+    ):
+        monkeypatch.setattr(sys, "argv", ["page", *flags])
+        page = gallery.Page("spectra")
+        assert (page.mode, page.pick(1, 2), page.computing) == (mode, picked, mode != "draw")
+    monkeypatch.setattr(sys, "argv", ["page", "--compute", "--full"])
+    with pytest.raises(SystemExit):
+        gallery.Page("spectra")
+
+
+def test_results_come_back_with_their_command(gallery, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sys, "argv", ["page", "--compute"])
+    page = gallery.Page("spectra", tmp_path)
+    path = page.save("a", {"x": np.arange(3), "y": np.float64(0.1), "z": None})
+    record = json.loads(path.read_text())
+    assert record["command"] == "python examples/plot_7_spectra.py --compute"
+    assert page.has("a") and page.load("a") == {"x": [0, 1, 2], "y": 0.1, "z": None}
+    assert record["command"] in capsys.readouterr().out
+    with pytest.raises(ValueError, match="JSON"):
+        page.save("b", {"x": float("nan")})
+    with pytest.raises(TypeError, match="cannot be stored"):
+        page.save("b", {"x": object()})
+    assert not page.has("b")
+
+
+def test_absent_results_are_one_sentence(gallery, tmp_path, monkeypatch):
+    page = gallery.Page("spectra", tmp_path)
+    with pytest.raises(SystemExit, match=r"absent; `python examples/plot_7_spectra.py --compute`"):
+        page.load("nothing")
+    with pytest.raises(SystemExit, match=r"absent; `make it` makes it\.$"):
+        gallery.read_json(tmp_path / "nothing.json", "make it")
+    # In a build of the gallery it is an error of that page, and no exit from the build.
+    monkeypatch.setitem(sys.modules, "sphinx_gallery", sys)
+    with pytest.raises(gallery.AbsentResultsError):
+        page.load("nothing")
+
+
+def test_unknown_page_is_refused(gallery):
+    with pytest.raises(ValueError, match="found 0"):
+        gallery.Page("nonesuch")
+
+
+def test_colors_are_distinct(gallery):
+    from ase_finetune.optimizers import list_optimizers
+
+    assert set(gallery.OPTIMIZERS) == set(list_optimizers())
+    colors = [*gallery.OPTIMIZERS.values(), *gallery.REFINEMENTS.values()]
+    assert len(set(colors)) == len(colors)
+    assert set(gallery.LABELS) == {*gallery.OPTIMIZERS, *gallery.REFINEMENTS}
+
+
+def test_figures_without_pyplot_reach_the_gallery(gallery, monkeypatch):
+    """sphinx-gallery takes what pyplot lists."""
+    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
+
+    monkeypatch.setitem(sys.modules, "sphinx_gallery", sys)
+    plt.close("all")
+    figure = Figure()
+    gallery.show(figure, "any")
+    assert [plt.figure(number) for number in plt.get_fignums()] == [figure]
+    plt.close("all")
+
+
+@pytest.mark.parametrize("package", ["ase_finetune", "properties", "systems"])
+def test_api_pages_list_every_public_name(package):
+    module = __import__(package)
+    listed, current = set(), ""
+    for line in (ROOT / "docs" / "api.rst").read_text(encoding="utf-8").splitlines():
+        if found := re.match(r"\.\. currentmodule:: (\S+)", line):
+            current = found[1]
+        elif found := re.match(r"\.\. auto\w+:: (\S+)", line):
+            listed.add(f"{current}.{found[1]}")
+    missing = {f"{package}.{name}" for name in module.__all__} - listed
+    assert not missing
+
+
+@pytest.mark.parametrize("name", ["graphene_md", "graphene_strained_md"])
+def test_the_output_of_page_8_is_real(name):
+    """Energies and forces belong together, and the energy is the free energy in the file."""
+    from ase.io import read
+
+    path = EXAMPLES / "data" / f"{name}.pwo"
+    frames = read(path, ":")
+    text = path.read_text()
+    rydberg = 13.605691930
+    printed = [float(x) for x in re.findall(r"^!    total energy +=\s+(\S+) Ry", text, re.M)]
+    energies = [frame.calc.results["free_energy"] for frame in frames]
+    assert np.allclose(energies, rydberg * np.array(printed), rtol=1e-8)
+    # The work of the mean force between neighbors in time is the change of the energy.
+    changes = np.diff(energies)
+    work = [
+        -np.sum((b.get_forces() + a.get_forces()) / 2 * (b.positions - a.positions))
+        for a, b in pairwise(frames)
+    ]
+    slope = np.dot(changes, work) / np.dot(work, work)
+    assert slope == pytest.approx(1.0, abs=0.05)
+    assert all(frame.calc.results["stress"] is not None for frame in frames)
+
+
+def test_stretching_pulls_back():
+    """Sign of the stress as ASE has it: positive under tension."""
+    from ase.io import read
+
+    first, wide = (
+        read(EXAMPLES / "data" / f"{name}.pwo", 0).get_stress()[:2].mean()
+        for name in ("graphene_md", "graphene_strained_md")
+    )
+    assert wide > first + 0.03
