@@ -32,6 +32,7 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_gallery.gen_g
 exclude_patterns = ["_build", "gallery/*.ipynb", "gallery/*.py", "gallery/*.md5"]
 nitpicky = False  # there is no inventory of other projects offline, so their names cannot resolve
 default_role = "code"
+smartquotes = False  # flags keep their two hyphens
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
@@ -114,9 +115,18 @@ def keep_names_together(
             lines[k] = found[1].replace(", ", ",\u2060") + line[found.end() :]
 
 
+def say_return_type_once(app: Sphinx, domain: str, objtype: str, content: nodes.Element) -> None:
+    """Drop the return type that autodoc adds where the docstring gives it already."""
+    for fields in content.findall(nodes.field_list):
+        named = {field[0].astext(): field for field in fields.findall(nodes.field)}
+        if "returns" in named and "rtype" in named:
+            fields.remove(named["rtype"])
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Write the pages of the commands before anything is read."""
     commands.write_pages(HERE / "commands")
+    app.connect("object-description-transform", say_return_type_once, priority=900)
     app.connect("autodoc-process-docstring", keep_names_together, priority=100)
     app.add_directive("optimizer-table", OptimizerTable)
     return {"parallel_read_safe": False, "parallel_write_safe": True}

@@ -8,11 +8,11 @@ rounds it further. This page shows that curvature as it is measured, without a m
 says how far the answer holds.
 
 The loss of a fine-tuning is a sum of squared residuals, of energies, forces and stresses. With
-:math:`J` the derivative of the residuals by the parameters, the Gauss-Newton matrix is
-:math:`J^\mathsf{T} J`. An optimizer that steps along :math:`-P g` sees the eigenvalues of
-:math:`J P J^\mathsf{T}` instead. With some hundred residuals this matrix is small, and its
+J the derivative of the residuals by the parameters, the Gauss-Newton matrix is
+JᵀJ. An optimizer that steps along −P g sees the eigenvalues of
+J P Jᵀ instead. With some hundred residuals this matrix is small, and its
 eigenvalues are exact to rounding, although the model has about 100 000 parameters. All
-preconditioners :math:`P` are taken at the *same* weights, those of the seed: otherwise one would
+preconditioners P are taken at the *same* weights, those of the seed: otherwise one would
 compare where the optimizers went, and not what they see.
 """
 
@@ -144,7 +144,7 @@ gallery.show(figure, "conditioning")
 # %%
 # Filters
 # -------
-# With :math:`P` frozen, an error along an eigenvector shrinks by a factor that depends only on the
+# With P frozen, an error along an eigenvector shrinks by a factor that depends only on the
 # eigenvalue, the learning rate and the number of steps: the *filter* of the optimizer. This is how
 # much of the loss is left after 200 steps, with the default learning rate and with the one that is
 # best for each optimizer on this quadratic:
@@ -192,7 +192,7 @@ for system, view in views.items():
 # -----------------------------------
 # A property may depend on other directions than the loss does. Here is how much of the squared
 # gradient of each property, and of the loss itself, lies along the leading eigenvectors of the
-# unpreconditioned :math:`J^\mathsf{T} J`:
+# unpreconditioned JᵀJ:
 
 figure, axes = gallery.subplots(1, 2, height=3.6, sharey=True)
 LOOKS = [

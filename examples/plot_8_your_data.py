@@ -171,21 +171,21 @@ run(
 #
 # Use and check it
 # ----------------
-# One line attaches it. Here the forces of the stretched sheet, which it has never seen:
+# One line attaches it. Here are the errors of the forces in the stretched sheet, which it has never
+# seen:
 
 true = np.concatenate([f.calc.results["forces"] for f in stretched])
 models = {"zero_shot": "seed", "refined": work / "graphene/checkpoints/refined"}
-figure, axes = gallery.subplots(1, 2, height=3.4, sharex=True, sharey=True)
+figure, axes = gallery.subplots(1, 2, height=3.0, sharex=True, sharey=True)
 for one, (stage, source) in zip(axes[0], models.items(), strict=True):
     calc = FineTunedCalculator(source)
-    mine = np.concatenate([calc.get_forces(frame) for frame in stretched])
-    rmse = 1000 * np.sqrt(np.mean((mine - true) ** 2))
-    one.plot(true, mine, "o", ms=2.5, color=gallery.STAGES[stage], alpha=0.5, mew=0)
-    limit = 1.05 * np.abs(true).max()
-    one.plot([-limit, limit], [-limit, limit], color="0.4", lw=0.8, zorder=0)
-    one.set(aspect="equal", xlabel="DFT force (eV/Å)", xlim=(-limit, limit), ylim=(-limit, limit))
+    errors = 1000 * (np.concatenate([calc.get_forces(frame) for frame in stretched]) - true)
+    rmse = np.sqrt(np.mean(errors**2))
+    one.plot(true, errors, "o", ms=3, color=gallery.STAGES[stage], alpha=0.5, mew=0)
+    one.axhline(0.0, color="0.4", lw=0.8, zorder=0)
+    one.set(xlabel="DFT force component (eV/Å)")
     one.set_title(f"{gallery.STAGE_LABELS[stage]}: RMSE {rmse:.0f} meV/Å")
-axes[0, 0].set_ylabel("Model force (eV/Å)")
+axes[0, 0].set_ylabel("Model minus DFT (meV/Å)")
 gallery.show(figure, "your_data_forces")
 
 # %%

@@ -16,7 +16,6 @@ a training; for results, put the folder of a checkpoint in its place, such as
 
 import tempfile
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import gallery
@@ -30,6 +29,7 @@ from ase.md.verlet import VelocityVerlet
 from ase.mep import NEB
 from ase.optimize import BFGS
 from ase.phonons import Phonons
+from ase.utils.forcecurve import fit_images
 
 from ase_finetune import FineTunedCalculator
 from systems import get_system
@@ -77,15 +77,15 @@ for end in (first, last):
 band = NEB(images, climb=True, method="improvedtangent", allow_shared_calculator=True)
 band.interpolate(mic=True)
 assert BFGS(band, logfile=None).run(fmax=0.05, steps=200)
-energies = np.array([image.get_potential_energy() for image in images])
-energies -= energies[0]
-hops = [np.linalg.norm(b.positions - a.positions) for a, b in pairwise(images)]
-print(f"barrier {energies.max():.2f} eV, ends differ by {1000 * abs(energies[-1]):.1f} meV")
+fit = fit_images(images)  # a curve through energies and forces, from ASE
+barrier = fit.fit_energies.max()
+print(f"barrier {barrier:.2f} eV, ends differ by {1000 * abs(fit.energies[-1]):.1f} meV")
 took("NEB", start)
 
 figure, axes = gallery.subplots(width=4.4, height=2.9)
 one = axes[0, 0]
-one.plot(np.cumsum([0.0, *hops]), energies, "o-", color=gallery.BLUE)
+one.plot(fit.fit_path, fit.fit_energies, color=gallery.BLUE)
+one.plot(fit.path, fit.energies, "o", color=gallery.BLUE)
 one.set(xlabel="Path length (Å)", ylabel="Energy (eV)", title="Vacancy in Mo, climbing image")
 gallery.show(figure, "ase_neb")
 
