@@ -114,7 +114,8 @@ def phonon_bands(
         handles,
         labels,
         loc="outside upper center",
-        ncols=min(len(labels), 3 if with_states else 2),
+        # Labels with errors are long, and three of them wider than the figure.
+        ncols=min(len(labels), 3 if with_states and not errors else 2),
         fontsize=8,
         frameon=False,
         handlelength=2.8,

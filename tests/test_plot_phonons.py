@@ -114,6 +114,15 @@ def test_figure_fits_and_is_saved(kind):
     assert box.y1 < height + 0.02
 
 
+def test_legend_of_long_names_is_not_cut():
+    names = ("zero-shot", "adam + L-BFGS", "schedulefree + LM")
+    figure = phonon_bands({name: grid(0.98) for name in names}, grid())
+    figure.savefig(io.BytesIO())
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 > 0
+    assert box.x1 < figure.bbox.x1
+
+
 def test_no_pyplot_is_imported():
     code = "import sys, properties.plot_phonons; print('matplotlib.pyplot' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
