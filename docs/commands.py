@@ -19,9 +19,9 @@ def command_names() -> list[str]:
     """Return the commands in the order of ``ase-finetune --help``."""
     from ase_finetune.cli.app import app
 
-    found = []
+    found: list[str] = []
     for command in app.registered_commands:
-        name = command.name or getattr(command.callback, "__name__", "")
+        name = command.name or str(getattr(command.callback, "__name__", ""))
         found.append(name.replace("_", "-"))
     return found
 
@@ -50,7 +50,8 @@ def page(name: str, text: str) -> str:
     """
     title = f"ase-finetune {name}"
     parts = [f"{title}\n{'=' * len(title)}"]
-    panel, prose = "", []
+    panel = ""
+    prose: list[str] = []
     for line in text.splitlines():
         if found := PANEL.match(line):
             if not panel:

@@ -90,9 +90,11 @@ for name, first in (("as it is", frames[0]), ("3 % wider", stretched[0])):
 #    * - CP2K
 #      - No reader of its output. ``ENERGY| Total FORCE_EVAL ( QS ) energy`` is F with smearing, in
 #        Hartree.
-#      - ``STRESS|`` in GPa (older: bar), positive under **pressure**: change the sign.
+#      - ``STRESS|`` in the unit in brackets, GPa or in newer versions bar; positive under
+#        **pressure**: change the sign.
 #      - Forces are in Hartree/bohr. ``systems.dft.cp2k.parse`` of this package reads the output of
-#        an ``ENERGY_FORCE`` run and does all this, and refuses unconverged ones.
+#        an ``ENERGY_FORCE`` run of version 2023.1, does all this, and stops on unconverged ones and
+#        on those of versions that print otherwise.
 #
 # In one function, for anything that ASE reads. It takes forces from ``calc.results``, since
 # ``get_forces()`` would zero those of fixed atoms, and writes keys that start with ``REF_``,
