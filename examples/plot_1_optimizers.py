@@ -155,6 +155,9 @@ def panels(family):
         title, wanted = SYSTEMS[system]
         outside = condition(system, wanted)
         for one, where in ((left, outside), (right, f"{system}, test_id")):
+            if where is None:
+                one.set_axis_off()
+                continue
             draw(one, compared(studies[system], where, family), arms[system])
             kind = "in distribution"
             if one is left:
@@ -216,6 +219,17 @@ def table(family):
 
 
 table("against adam")
+
+# %%
+# In one line per condition:
+
+for system, study in studies.items():
+    for where in (condition(system, SYSTEMS[system][1]), f"{system}, test_id"):
+        verdicts = {}
+        for one in [] if where is None else compared(study, where, "against adam"):
+            verdicts.setdefault(one["paired"]["verdict"], []).append(label(one["arm"]))
+        told = "; ".join(f"{verdict}: {', '.join(arms)}" for verdict, arms in verdicts.items())
+        print(f"{where} (against Adam): {told}")
 
 # %%
 # Learning curves
