@@ -81,9 +81,9 @@ SUFFIXES = {
     "+lbfgs": " + L-BFGS",
     "+lm": " + LM",
     "+more": " + more steps",
-    "-ema-cosine": ", EMA and cosine",
-    "-scratch": ", from scratch",
-    "-no-decay": ", no decay",
+    "-ema-cosine": " (EMA, cosine)",
+    "-scratch": " (from scratch)",
+    "-no-decay": " (no decay)",
 }
 
 
