@@ -111,11 +111,11 @@ gallery.legend_above(figure, axes[0, 0], columns=3)
 gallery.show(figure, "spectra")
 
 # %%
-# The loss is anything but round. Half of the visible directions are five to seven decades (Mo) or
-# four (acetylacetone) softer than the steepest one, whoever looks. Adam, AdamW, RAdam and
-# ScheduleFree fall on one line, and they must: at given weights they divide by the same root of the
-# same mean of squared gradients. Decoupled decay, rectified warm-up and averaging are no
-# preconditioners.
+# The loss is anything but round. To every first-order optimizer, half of the visible directions are
+# four to seven decades (Mo) or three to four (acetylacetone) softer than the steepest one. Adam,
+# AdamW, RAdam and ScheduleFree fall on one line, and they must: at given weights they divide by the
+# same root of the same mean of squared gradients. Decoupled decay, rectified warm-up and averaging
+# are no preconditioners.
 #
 # Conditioning
 # ------------
