@@ -63,38 +63,28 @@ for name, first in (("as it is", frames[0]), ("3 % wider", stretched[0])):
 # %%
 # What each code does, by the source of ASE 3.29:
 #
-# .. list-table::
-#    :header-rows: 1
-#    :widths: 16 28 28 28
+# **Quantum ESPRESSO**, ``.pwo``
+#    ``energy`` and ``free_energy`` are both F. Stress, printed only with ``tstress``, is converted in
+#    unit and sign. An SCF that did not converge has None for an energy.
 #
-#    * - Code, file
-#      - Energy
-#      - Stress
-#      - Traps
-#    * - Quantum ESPRESSO, ``.pwo``
-#      - ``energy`` and ``free_energy`` are both F.
-#      - Sign and unit converted; only with ``tstress``.
-#      - An SCF that did not converge has no energy: None.
-#    * - VASP, ``OUTCAR`` or ``vasprun.xml``
-#      - ``free_energy`` is F (TOTEN). ``energy``, which ``get_potential_energy()`` returns, is
-#        extrapolated to zero smearing.
-#      - From kB, sign changed, order xx yy zz xy yz zx rearranged.
-#      - ``OUTCAR``: atoms that a ``CONTCAR`` or ``POSCAR`` beside it fixes get zero from
-#        ``get_forces()``. SCF convergence is not checked: look for "aborting loop because EDIFF is
-#        reached" at every step.
-#    * - GPAW, ``.txt``
-#      - Only the extrapolated ``energy``; F is in
-#        ``atoms.calc.energy_contributions["free energy"]``. An ASE ``.traj`` has both.
-#      - As printed, in eV/Å\ :sup:`3` and ASE's sign; plane waves only.
-#      - Energies are relative to reference atoms.
-#    * - CP2K
-#      - No reader of its output. ``ENERGY| Total FORCE_EVAL ( QS ) energy`` is F with smearing, in
-#        Hartree.
-#      - ``STRESS|`` in the unit in brackets, GPa or in newer versions bar; positive under
-#        **pressure**: change the sign.
-#      - Forces are in Hartree/bohr. ``systems.dft.cp2k.parse`` of this package reads the output of
-#        an ``ENERGY_FORCE`` run of version 2023.1, does all this, and stops on unconverged ones and
-#        on those of versions that print otherwise.
+# **VASP**, ``OUTCAR`` or ``vasprun.xml``
+#    ``free_energy`` is F (TOTEN); ``energy``, which ``get_potential_energy()`` returns, is
+#    extrapolated to zero smearing. Stress is converted from kB, its sign changed, and its order
+#    xx yy zz xy yz zx rearranged. Two traps: atoms that a ``CONTCAR`` or ``POSCAR`` beside an
+#    ``OUTCAR`` fixes get zero from ``get_forces()``; and SCF convergence is not checked, so look for
+#    "aborting loop because EDIFF is reached" at every step.
+#
+# **GPAW**, ``.txt``
+#    ``energy`` is the extrapolated one and ``free_energy`` is absent; F stands in
+#    ``atoms.calc.energy_contributions["free energy"]``. The ``.traj`` of a run through ASE has both.
+#    Stress is read as printed, in ASE's unit and sign. Energies are relative to reference atoms.
+#
+# **CP2K**
+#    ASE has no reader of its output. ``ENERGY| Total FORCE_EVAL ( QS ) energy`` is F with smearing,
+#    in Hartree; forces are in Hartree/bohr. ``STRESS|`` is in the unit in brackets, GPa or in newer
+#    versions bar, and positive under **pressure**: change the sign. ``systems.dft.cp2k.parse`` of
+#    this package does all this for the output of an ``ENERGY_FORCE`` run of version 2023.1, and
+#    stops on unconverged ones and on versions that print otherwise.
 #
 # In one function, for anything that ASE reads. It takes forces from ``calc.results``, since
 # ``get_forces()`` would zero those of fixed atoms, and writes keys that start with ``REF_``,
