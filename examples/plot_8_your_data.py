@@ -64,20 +64,21 @@ for name, first in (("as it is", frames[0]), ("3 % wider", stretched[0])):
 # What each code does, by the source of ASE 3.29:
 #
 # **Quantum ESPRESSO**, ``.pwo``
-#    ``energy`` and ``free_energy`` are both F. Stress, printed only with ``tstress``, is converted in
-#    unit and sign. An SCF that did not converge has None for an energy.
+#    ``energy`` and ``free_energy`` are both F. Stress, printed only with ``tstress``, is converted
+#    in unit and sign. An SCF that did not converge has None for an energy.
 #
 # **VASP**, ``OUTCAR`` or ``vasprun.xml``
 #    ``free_energy`` is F (TOTEN); ``energy``, which ``get_potential_energy()`` returns, is
 #    extrapolated to zero smearing. Stress is converted from kB, its sign changed, and its order
 #    xx yy zz xy yz zx rearranged. Two traps: atoms that a ``CONTCAR`` or ``POSCAR`` beside an
-#    ``OUTCAR`` fixes get zero from ``get_forces()``; and SCF convergence is not checked, so look for
-#    "aborting loop because EDIFF is reached" at every step.
+#    ``OUTCAR`` fixes get zero from ``get_forces()``; and SCF convergence is not checked, so look
+#    for "aborting loop because EDIFF is reached" at every step.
 #
 # **GPAW**, ``.txt``
 #    ``energy`` is the extrapolated one and ``free_energy`` is absent; F stands in
-#    ``atoms.calc.energy_contributions["free energy"]``. The ``.traj`` of a run through ASE has both.
-#    Stress is read as printed, in ASE's unit and sign. Energies are relative to reference atoms.
+#    ``atoms.calc.energy_contributions["free energy"]``. The ``.traj`` of a run through ASE has
+#    both. Stress is read as printed, in ASE's unit and sign, as a matrix. Energies are relative to
+#    reference atoms.
 #
 # **CP2K**
 #    ASE has no reader of its output. ``ENERGY| Total FORCE_EVAL ( QS ) energy`` is F with smearing,
@@ -102,7 +103,7 @@ def labelled(atoms, **info):
     frame.info = {"REF_energy": float(energy), **info}
     frame.arrays["REF_forces"] = np.array(found["forces"])
     if "stress" in found:
-        frame.info["REF_stress"] = np.array(found["stress"])
+        frame.info["REF_stress"] = atoms.get_stress(apply_constraint=False)
     return frame
 
 
