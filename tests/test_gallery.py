@@ -179,6 +179,22 @@ def test_api_pages_list_every_public_name(package):
     assert not missing
 
 
+def test_help_becomes_a_page_and_nothing_of_it_is_lost(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    monkeypatch.delitem(sys.modules, "commands", raising=False)
+    import commands
+
+    text = commands.help_text("doctor")
+    page = commands.page("doctor", text)
+    flags = set(re.findall(r"^│ +(--[\w-]+)", text, re.M))
+    assert "--foundation" in flags
+    assert set(re.findall(r"^\.\. option:: (--[\w-]+)", page, re.M)) == flags
+    assert "python -m" not in page and "ase-finetune doctor [OPTIONS]" in page
+    with pytest.raises(ValueError, match="unknown form"):
+        commands.page("doctor", text.replace("<path>", "path"))
+    sys.modules.pop("commands")
+
+
 @pytest.mark.parametrize("name", ["graphene_md", "graphene_strained_md"])
 def test_the_output_of_page_8_is_real(name):
     """Energies and forces belong together, and the energy is the free energy in the file."""
