@@ -5,7 +5,7 @@ r"""
 `FineTunedCalculator` is an ordinary ASE calculator. Everything below is plain ASE, so any script of
 yours works once one line is changed. The model is the bundled *seed*, so that the page runs without
 a training; for results, put the folder of a checkpoint in its place, such as
-``runs/mo/checkpoints/refined``. The page computes while it is built, for about two minutes.
+``runs/mo/checkpoints/refined``. The page computes while it is built, for about a minute.
 """
 
 # %%
