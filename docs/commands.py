@@ -90,7 +90,9 @@ def _entry(row: re.Match[str], panel: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([*|\\]|_(?=\W|$))", r"\\\1", text)
+    """Return text without markup, but for flags, whose hyphens must stay two."""
+    text = re.sub(r"([*|\\]|_(?=\W|$))", r"\\\1", text)
+    return re.sub(r"(?<![\w`-])(--[A-Za-z][\w-]*)", r"``\1``", text)
 
 
 def write_pages(folder: Path) -> None:

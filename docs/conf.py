@@ -32,7 +32,6 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_gallery.gen_g
 exclude_patterns = ["_build", "gallery/*.ipynb", "gallery/*.py", "gallery/*.md5"]
 nitpicky = False  # there is no inventory of other projects offline, so their names cannot resolve
 default_role = "code"
-smartquotes = False  # flags keep their two hyphens
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
@@ -102,17 +101,26 @@ class OptimizerTable(Directive):
 
 
 JOINED = re.compile(r"^(\w+(?:, \w+)+)(?= : |$)")
+TIE = ",\u2060"  # a comma and a word joiner, which is no white space to docutils
 
 
 def keep_names_together(
     app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
-    """Keep ``a, b : float`` of a NumPy docstring one entry; the fields of docutils would read the
-    first name as a type. A word joiner after the comma is no white space to them.
+    """Keep ``a, b : float`` of a NumPy docstring one entry.
+
+    The fields of docutils would read the first name as a type.
     """
     for k, line in enumerate(lines):
         if found := JOINED.match(line):
-            lines[k] = found[1].replace(", ", ",\u2060") + line[found.end() :]
+            lines[k] = found[1].replace(", ", TIE) + line[found.end() :]
+
+
+def part_names(app: Sphinx, doctree: nodes.document) -> None:
+    """Set the names apart again that `keep_names_together` tied."""
+    for text in list(doctree.findall(nodes.Text)):
+        if TIE in text:
+            text.parent.replace(text, nodes.Text(text.replace(TIE, ", ")))
 
 
 def say_return_type_once(app: Sphinx, domain: str, objtype: str, content: nodes.Element) -> None:
@@ -128,5 +136,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     commands.write_pages(HERE / "commands")
     app.connect("object-description-transform", say_return_type_once, priority=900)
     app.connect("autodoc-process-docstring", keep_names_together, priority=100)
+    app.connect("doctree-read", part_names)
     app.add_directive("optimizer-table", OptimizerTable)
     return {"parallel_read_safe": False, "parallel_write_safe": True}
