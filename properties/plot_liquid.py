@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from properties.errors import PropertyError
 from properties.liquid import WaterResult
@@ -20,6 +21,7 @@ from properties.quantity import Curve, Quantity
 Values = Mapping[str, Quantity | Curve]
 SMOOTHED_OVER = 0.05  # of the trace of the temperature
 ANGLES = (80.0, 130.0)  # degrees
+FEW_DECADES = 30.0  # times the shortest lag
 
 
 def water_figure(
@@ -145,6 +147,12 @@ def _displacement(axes: Axes, values: Mapping[str, Values], models: Mapping[str,
             axes.plot(lags, (fit.intercept or 0.0) + rate * lags, color=BLACK, lw=2.6, zorder=1.5)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    # Of a short run the lags span a decade or less, where matplotlib's labels overlap.
+    longest, shortest = (f(axes.dataLim.intervalx) for f in (np.max, np.min))
+    steps = (1.0, 2.0, 5.0) if longest < FEW_DECADES * shortest else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(subs=steps))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     flat = _curve_name(next(iter(values.values())), "displacement") == "msd_parallel"
     axes.set_xlabel("Time (ps)")
     axes.set_ylabel(("In-plane MSD" if flat else "MSD") + " of O (Å$^2$)")

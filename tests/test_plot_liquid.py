@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import subprocess
 import sys
 
@@ -97,6 +98,25 @@ def test_nothing_leaves_the_figure():
     boxes = [axes.get_tightbbox() for axes in figure.axes]
     legend = figure.legends[0].get_window_extent()
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in [*boxes[:i], legend])
+
+
+@pytest.mark.parametrize(("lags", "most"), [(8, 4), (30, 5), (7500, 5)])
+def test_times_of_short_and_long_runs_can_be_read(lags, most):
+    time = 0.01 * np.arange(1, lags + 1)
+    stored = {"msd_parallel": Curve(time, 3.0 * time, "ps", "A^2", "stored")}
+    figure = water_figure({"a": {**measured().quantities("a"), **stored}}, panels=["displacement"])
+    figure.savefig(io.BytesIO(), format="png")
+    axis = figure.axes[0].xaxis
+    inside = [
+        label
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
+        if time[0] * 0.999 <= tick.get_loc() <= time[-1] * 1.001
+        for label in [tick.label1]
+        if label.get_text()
+    ]
+    assert 2 <= len(inside) <= most
+    boxes = sorted((label.get_window_extent() for label in inside), key=lambda box: box.x0)
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
 
 
 @pytest.mark.parametrize(
