@@ -101,7 +101,7 @@ class OptimizerTable(Directive):
 
 
 JOINED = re.compile(r"^(\w+(?:, \w+)+)(?= : |$)")
-TIE = ",\u2060"  # a comma and a word joiner, which is no white space to docutils
+TIE = "\u2060"  # a word joiner, which is no white space to docutils
 
 
 def keep_names_together(
@@ -113,14 +113,14 @@ def keep_names_together(
     """
     for k, line in enumerate(lines):
         if found := JOINED.match(line):
-            lines[k] = found[1].replace(", ", TIE) + line[found.end() :]
+            lines[k] = found[1].replace(" ", TIE) + line[found.end() :]
 
 
 def part_names(app: Sphinx, doctree: nodes.document) -> None:
     """Set the names apart again that `keep_names_together` tied."""
     for text in list(doctree.findall(nodes.Text)):
         if TIE in text:
-            text.parent.replace(text, nodes.Text(text.replace(TIE, ", ")))
+            text.parent.replace(text, nodes.Text(text.replace(TIE, " ")))
 
 
 def say_return_type_once(app: Sphinx, domain: str, objtype: str, content: nodes.Element) -> None:
