@@ -117,7 +117,7 @@ def condition(system, wanted):
 
 def draw(axes, found, arms):
     """Draw ratios with their intervals, one arm per row."""
-    for one in found:
+    for one in (one for one in found if one["arm"] in arms):
         paired, y = one["paired"], arms.index(one["arm"])
         sure = paired["verdict"] in ("better", "worse")
         shade = color(one["arm"])
@@ -170,9 +170,12 @@ def panels(family):
 
 
 def compared_anywhere(study, family):
-    """Return the arms of a family, in the order of the study."""
+    """Return the arms of a family, in the order of the study.
+
+    What began from random weights stands in the table only: it would squeeze all others together.
+    """
     found = [one["arm"] for one in study["comparisons"] if one["family"] == family]
-    return list(dict.fromkeys(found))
+    return [arm for arm in dict.fromkeys(found) if not arm.endswith("-scratch")]
 
 
 figure = panels("against adam")
@@ -234,26 +237,34 @@ for system, study in studies.items():
 # %%
 # Learning curves
 # ---------------
-# The median validation error over seeds. All first-order optimizers spent the same number of passes
-# over the training frames, each at the learning rate that its trials chose.
+# The median validation error over the seeds that all optimizers finished, since each seed has
+# validation frames of its own. All first-order optimizers spent the same number of passes over the
+# training frames, each at the learning rate that its trials chose.
+
+
+def curves(study):
+    """Return optimizer -> seed -> curve of the evaluations on all frames."""
+    found = {}
+    for row in study["rows"].values():
+        run = row["run"]
+        wanted = run["purpose"] == "evaluation" and run["arm"] in gallery.OPTIMIZERS
+        if wanted and run["fraction"] == 1.0 and row.get("curve"):
+            found.setdefault(run["arm"], {})[run["seed"]] = np.array(row["curve"], dtype=float)
+    return found
+
 
 columns = min(2, len(studies))
 figure, axes = gallery.subplots(-(-len(studies) // columns), columns)
 for one in axes.flat[len(studies) :]:
     one.remove()
 for one, (system, study) in zip(axes.flat, studies.items(), strict=False):
-    for arm in gallery.OPTIMIZERS:
-        curves = [
-            np.array(row["curve"], dtype=float)
-            for row in study["rows"].values()
-            if row["run"]["arm"] == arm
-            and row["run"]["purpose"] == "evaluation"
-            and row["run"]["fraction"] == 1.0
-            and row.get("curve")
-        ]
-        if curves:
-            length = min(map(len, curves))
-            stacked = np.array([curve[:length] for curve in curves])
+    drawn = curves(study)
+    shared = sorted(set.intersection(*(set(seeds) for seeds in drawn.values()))) if drawn else []
+    print(f"{system}: seeds {', '.join(map(str, shared))}")
+    for arm in gallery.OPTIMIZERS if shared else ():
+        if arm in drawn:
+            length = min(len(drawn[arm][seed]) for seed in shared)
+            stacked = np.array([drawn[arm][seed][:length] for seed in shared])
             middle = np.median(stacked[:, :, 1], axis=0)
             one.plot(stacked[0, :, 0], middle, color=color(arm), label=label(arm))
     one.set(yscale="log", title=SYSTEMS[system][0], xlabel="Passes over the training frames")
