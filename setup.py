@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import setup
 
 HERE = Path(__file__).parent
-VERSION = "0.1.0.dev0"
+VERSION = "0.1.0"
 
 setup(
     name="ase-finetune",
@@ -58,7 +58,7 @@ setup(
     extras_require={
         "test": ["mypy>=1.11", "pytest>=8.0", "ruff>=0.6", "types-PyYAML"],
         "study": ["dask[distributed]>=2024.1", "dask-jobqueue>=0.8"],
-        "gallery": ["sphinx>=7", "sphinx-gallery>=0.16"],
+        "gallery": ["furo>=2025.12", "sphinx>=9.0", "sphinx-gallery>=0.22"],
         "dft": ["pyscf>=2.6", "dftd3>=1.0"],
         "tracking": ["tensorboard>=2.15"],
     },
