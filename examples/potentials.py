@@ -34,18 +34,32 @@ RATES = {"adam": 3e-3, "adamw": 3e-3, "radam": 1e-2, "lamb": 3e-4, "ranger": 3e-
 METHODS = {"lbfgs": "L-BFGS", "lm": "LM"}
 
 
-def training(system: str, optimizer: str, epochs: int) -> TrainConfig:
-    """Return the settings of a page's trainings: the system's loss, a constant learning rate."""
+def training(system: str, optimizer: str, epochs: int, more: int = 0) -> TrainConfig:
+    """Return the settings of a page's trainings: the system's loss, a constant learning rate.
+
+    With ``more``, that many epochs follow with the loss weights of the refinement, at a third of
+    the learning rate: what a refinement of as many gradients must be measured against.
+    """
     recipe = get_system(system).recipe
+    second: dict[str, Any] = {}
+    if more:
+        weights = ("energy_weight", "forces_weight", "stress_weight")
+        second = {
+            f"stage_two_{name}": recipe["refine"][name]
+            for name in weights
+            if name in recipe["refine"]
+        }
+        second |= {"start_stage_two": epochs, "stage_two_lr": RATES[optimizer] / 3.0}
     return TrainConfig(
         optimizer=optimizer,
         lr=RATES.get(optimizer),
-        epochs=epochs,
+        epochs=epochs + more,
         batch_size=recipe["batch_size"],
         energy_weight=recipe["energy_weight"],
         forces_weight=recipe["forces_weight"],
         stress_weight=recipe["stress_weight"],
         default_dtype="float32",
+        **second,
     )
 
 
@@ -56,14 +70,14 @@ def refinement(system: str, method: str, evaluations: int) -> RefineConfig:
     return RefineConfig(method=method, evaluations=evaluations, **settings)
 
 
-def fine_tuned(system: str, optimizer: str, epochs: int) -> Path:
+def fine_tuned(system: str, optimizer: str, epochs: int, more: int = 0) -> Path:
     """Return the checkpoint folder of a fine-tuned potential, training it unless it is there."""
-    config = training(system, optimizer, epochs)
+    config = training(system, optimizer, epochs, more)
     splits = Splits.from_named(get_system(system).frames())
     run = RUNS / system / f"{optimizer}_{_digest(config.resolved(), splits)}"
     folder = run / "finetuned"
     if not (folder / "checkpoint.json").exists():
-        print(f"training {gallery.shown(run)} for {epochs} epochs", flush=True)
+        print(f"training {gallery.shown(run)} for {config.epochs} epochs", flush=True)
         run.mkdir(parents=True, exist_ok=True)
         going = (run / "state.pt").exists()
         finetune(splits, config, out=run, resume=going).save(folder)
