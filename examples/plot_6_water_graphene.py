@@ -1,0 +1,247 @@
+"""
+Water on graphene: dynamics under four strategies of fine-tuning
+================================================================
+
+The last test of a potential is a long run on its own: it must not blow up, and water must stay
+water. Ten molecules on a graphene sheet are run at 300 K by potentials fine-tuned under four
+strategies, and the runs are asked for the temperature, the O-O radial distribution, the mean square
+displacement and the diffusion coefficient, and the H-O-H angle.
+"""
+
+# %%
+# The recipe
+# ----------
+# All four start from the bundled seed and see the same frames: by Adam, by ScheduleFree, by SOAP,
+# and by Adam followed by a full-batch L-BFGS. The dynamics are under the thermostat of Bussi,
+# Donadio and Parrinello with a step of 0.5 fs and start from the same DFT-labelled frame with the
+# same seed.
+#
+# .. code-block:: python
+#
+#     run = nvt_trajectory(film(), calculator, file="water.traj", temperature_K=300.0,
+#                          equilibration_ps=0.5, production_ps=100.0)
+#     water = water_observables(run.file, normal=2, surface=carbon, target_K=300.0)
+#
+# One run of 100 ps is planned for each; ``--compute`` takes it to 20 ps and ``--full`` to its end,
+# continuing the same trajectories bit for bit. They advance in turn, a picosecond at a time, and
+# what is stored grows with them: a command that is stopped leaves a shorter result that is whole,
+# and the same command goes on. The first tenth of a run, at most 10 ps, is not looked at. A run
+# that blows up is stopped, and when and why is its result.
+
+import gallery
+import numpy as np
+import potentials
+from ase.io.trajectory import Trajectory
+
+from properties import Curve, Quantity, StructureError, nvt_trajectory, water_observables
+from properties.plot_liquid import water_figure
+from systems import get_system
+from systems.water_graphene import MOLECULES, NORMAL, film, sheet
+
+STRATEGIES = {"adam": "adam", "schedulefree": "schedulefree", "soap": "soap"}
+STRATEGIES |= {"adam + L-BFGS": "adam_lbfgs"}
+EQUILIBRATION, PLANNED, STEP, INTERVAL = 0.5, 100.0, 0.5, 10.0  # ps, ps, fs, fs
+LEFT_OUT, MOST_LEFT_OUT = 0.1, 10.0  # of a run's length, and ps: further equilibration
+SAMPLES = 500  # of a stored trace of the temperature
+page = gallery.Page("water_graphene")
+
+
+class _Reached(Exception):
+    """Leaves a run that is to go on later."""
+
+
+def advance(checkpoint, until):
+    """Take the run of a potential to a time in ps; return its blow-up, if there is one."""
+    file = checkpoint.with_name(f"nvt_{checkpoint.name}") / "water.traj"
+    frames = 0
+    if file.exists() and file.stat().st_size > 0:
+        with Trajectory(file) as trajectory:
+            frames = len(trajectory)
+    goal = round(1e3 * (EQUILIBRATION + until) / STEP)
+    if until < PLANNED and frames > 1e3 * until / INTERVAL + 1:
+        return file, None
+
+    def watch(step, _):
+        if step > goal:  # the state at the goal is saved by now
+            raise _Reached
+
+    calculator = potentials.FineTunedCalculator(checkpoint, dtype="float32")
+    try:
+        run = nvt_trajectory(
+            film(),
+            calculator,
+            file=file,
+            temperature_K=300.0,
+            equilibration_ps=EQUILIBRATION,
+            production_ps=PLANNED,
+            timestep_fs=STEP,
+            interval_fs=INTERVAL,
+            progress=watch,
+        )
+    except _Reached:
+        return file, None
+    return file, run.blow_up
+
+
+def observe(file, begin, until):
+    """Return what a trajectory says between two times in ps, in numbers and curves."""
+    with Trajectory(file) as trajectory:
+        frames = [a for a in trajectory if begin - 1e-6 <= a.info["time_ps"] <= until + 1e-6]
+    carbon = list(range(len(sheet())))
+    found = water_observables(frames, normal=NORMAL, surface=carbon, target_K=300.0)
+    numbers, curves = {}, {}
+    for name, one in found.quantities("model").items():
+        if isinstance(one, Quantity):
+            numbers[name] = {"value": one.value, "unit": one.unit}
+            continue
+        stride = max(1, len(one.x) // SAMPLES) if name == "temperature" else 1
+        curves[name] = {
+            "x": np.round(one.x[::stride], 6),
+            "y": np.array([float(f"{y:.6g}") for y in one.y[::stride]]),
+            "x_unit": one.x_unit,
+            "y_unit": one.y_unit,
+        }
+    errors = {
+        "temperature_mean_error": (found.temperature.mean_error, "K"),
+        "g_OO_peak_position_error": (found.radial.peak_position_error, "A"),
+        "g_OO_peak_height_error": (found.radial.peak_height_error, "1"),
+        "HOH_angle_mean_error": (found.molecules.mean_error, "deg"),
+    }
+    numbers |= {name: {"value": value, "unit": unit} for name, (value, unit) in errors.items()}
+    fit = {"window_ps": found.diffusion.window_ps, "intercept_A2": found.diffusion.intercept}
+    return {"n_frames": len(frames), "numbers": numbers, "curves": curves, "fit": fit}
+
+
+def compute(page, target):
+    """Advance all runs together, and store them after every round."""
+    epochs, evaluations = 60, 100
+    tuned = {name: potentials.fine_tuned("water_graphene", name, epochs) for name in OPTIMIZERS}
+    tuned["adam + L-BFGS"] = potentials.refined(
+        "water_graphene", tuned["adam"], "lbfgs", evaluations
+    )
+    page.save("zero_shot", potentials.summary("water_graphene", "seed"))
+    made = {name: potentials.summary("water_graphene", folder) for name, folder in tuned.items()}
+    ended = {}
+    for until in (0.5, *np.arange(1.0, target + 0.5)):
+        for name, checkpoint in tuned.items():
+            if name in ended:
+                continue
+            file, blow_up = advance(checkpoint, float(until))
+            reached = float(until)
+            if blow_up is not None:
+                ended[name] = blow_up
+                reached = max(0.0, blow_up.time_ps - EQUILIBRATION)
+            begin = min(LEFT_OUT * reached, MOST_LEFT_OUT)
+            record = {
+                **made[name],
+                "planned_ps": target,
+                "reached_ps": reached,
+                "equilibration_ps": EQUILIBRATION,
+                "observed_from_ps": begin,
+                "blow_up": None if blow_up is None else vars(blow_up),
+            }
+            try:
+                record |= observe(file, begin, reached)
+            except StructureError as error:  # it ended before there was enough to see
+                record["not_observed"] = str(error)
+            page.save(STRATEGIES[name], record)
+            print(f"{name}: {reached:g} ps", flush=True)
+
+
+OPTIMIZERS = [name for name in STRATEGIES if "+" not in name]
+if page.computing:
+    compute(page, page.pick(compute=20.0, full=PLANNED))
+
+# %%
+# How far they came
+# -----------------
+
+runs = {name: page.load(file) for name, file in STRATEGIES.items()}
+zero_shot = page.load("zero_shot")["force_rmse_meV_per_A"]
+print(f"\n{MOLECULES} H2O on {len(sheet())} C; frames to train on:", end=" ")
+print(get_system("water_graphene").counts()["train"], "\n")
+errors = {"zero-shot": zero_shot, **{name: r["force_rmse_meV_per_A"] for name, r in runs.items()}}
+print(f"{'force RMSE, meV/A':16}" + "".join(f"{split:>12}" for split in zero_shot))
+for name, rmse in errors.items():
+    print(f"{name:16} " + "".join(f"{value:12.1f}" for value in rmse.values()))
+print()
+for name, run in runs.items():
+    print(f"{name:16} {run['reached_ps']:g} ps of {run['planned_ps']:g} ps", end="")
+    blow_up = run["blow_up"]
+    print("" if blow_up is None else f", blew up: {blow_up['reason']} at step {blow_up['step']}")
+    if run.get("accepted") is False:
+        print(f"{'':16} the refinement was not accepted: these are the weights of Adam")
+
+# %%
+# What they show
+# --------------
+# g_OO is relative to the density profile of the film, so that its limit is that of a liquid and not
+# of a half-empty cell. In the displacement only the motion in the plane counts. The stars are what
+# x-ray diffraction finds in bulk water at room temperature; a film of ten molecules at the level of
+# PBE-D3 need not agree with it, and no DFT dynamics of this length exist here to compare with.
+
+
+def quantities(run):
+    """Return what was stored as quantities and curves."""
+    found = {name: Quantity(q["value"], q["unit"], "model") for name, q in run["numbers"].items()}
+    for name, c in run["curves"].items():
+        found[name] = Curve(c["x"], c["y"], c["x_unit"], c["y_unit"], "model")
+    return found
+
+
+shown = {name: quantities(run) for name, run in runs.items() if "curves" in run}
+experiment = {
+    one.name: one.value
+    for one in get_system("water_graphene").all_references()
+    if one.label in ("experiment", "sampled_frames")
+}
+if shown:
+    panels = ("temperature", "radial", "displacement", "angle")
+    figure = water_figure(shown, panels=panels)
+    radial = figure.axes[panels.index("radial")]
+    for kind in ("peak", "minimum"):
+        position, height = (experiment[f"g_OO_{kind}_{x}"].value for x in ("position", "height"))
+        radial.plot(position, height, "*", ms=8, mfc="white", mec=gallery.BLACK, zorder=9)
+    gallery.show(figure, "water_graphene_dynamics")
+
+# %%
+# The numbers
+# -----------
+# Errors are standard errors over blocks of the run. D is taken only where the slope of the
+# displacement is one on a double-logarithmic scale; a run too short for that has none.
+
+
+def text(run, name, error, digits, scale=1.0):
+    """Return a number with its error as text."""
+    numbers = run.get("numbers", {})
+    if name not in numbers:
+        return "-"
+    value = f"{scale * numbers[name]['value']:.{digits}f}"
+    return f"{value} +- {scale * numbers[error]['value']:.{digits}f}" if error in numbers else value
+
+
+COLUMNS = {
+    "T (K)": ("temperature_mean", "temperature_mean_error", 1, 1.0),
+    "sigma T (K)": ("temperature_sigma", "", 1, 1.0),
+    "H-O-H (deg)": ("HOH_angle_mean", "HOH_angle_mean_error", 1, 1.0),
+    "g_OO peak": ("g_OO_peak_height", "g_OO_peak_height_error", 2, 1.0),
+    "at (A)": ("g_OO_peak_position", "g_OO_peak_position_error", 2, 1.0),
+    "D (1e-5 cm2/s)": ("D_parallel", "D_parallel_error", 2, 1e5),
+    "not H2O": ("reacted_molecules_max", "", 0, 1.0),
+}
+print(f"{'':16}" + "".join(f"{head:>16}" for head in COLUMNS))
+for name, run in runs.items():
+    print(f"{name:16}" + "".join(f"{text(run, *column):>16}" for column in COLUMNS.values()))
+print("\nBeside them:")
+for name in ("g_OO_peak_height", "g_OO_peak_position", "D", "HOH_angle_mean"):
+    value = experiment[name]
+    print(f"  {name} {value.value:.4g} {value.unit}: {value.source}")
+
+# %%
+# What one sees
+# -------------
+# Strategies can be told apart where their numbers differ by more than the errors; with runs this
+# short and ten molecules that is rarely so, and errors over four blocks are themselves uncertain.
+# The temperature tells of the thermostat and of stability rather than of the potential: its
+# fluctuation is fixed by the number of degrees of freedom. What does tell is whether a run stays
+# whole, whether molecules react, and the shape of g_OO.
