@@ -119,15 +119,22 @@ def summary(system: str, checkpoint: str | Path) -> dict[str, Any]:
         "force_rmse_meV_per_A": {
             name: force_rmse(calculator, frames[name]) for name in ("valid", "test_id", "test_ood")
         },
+        "test_id_by_element_meV_per_A": {
+            element: force_rmse(calculator, frames["test_id"], element)
+            for element in get_system(system).elements
+        },
     }
 
 
-def force_rmse(calculator: Any, frames: list[Any]) -> float:
-    """Return the root mean square error of force components, meV/A."""
+def force_rmse(calculator: Any, frames: list[Any], element: str | None = None) -> float:
+    """Return the root mean square error of force components, meV/A, of all or of one element."""
     bare = [_without_labels(frame) for frame in frames]
     found = evaluate(bare, calculator, stress=False)
     errors = [
-        one.forces - frame.arrays["REF_forces"] for one, frame in zip(found, frames, strict=True)
+        (one.forces - frame.arrays["REF_forces"])[
+            slice(None) if element is None else frame.symbols == element
+        ]
+        for one, frame in zip(found, frames, strict=True)
     ]
     return 1e3 * float(np.sqrt(np.mean(np.concatenate(errors) ** 2)))
 
