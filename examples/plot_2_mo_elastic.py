@@ -1,6 +1,6 @@
 """
-Mo: lattice and elastic errors, before and after refinement
-===========================================================
+2. Mo: lattice and elastic errors, before and after refinement
+==============================================================
 
 A force error says how well a potential repeats its labels. Does it say how well the potential knows
 the crystal? Here bcc molybdenum is fine-tuned by several optimizers, each result is refined by two

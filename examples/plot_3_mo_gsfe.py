@@ -1,6 +1,6 @@
 """
-Mo: generalized stacking-fault energies on {110} and {121}
-==========================================================
+3. Mo: generalized stacking-fault energies on {110} and {121}
+=============================================================
 
 Cut a crystal along a plane and shift one half over the other: the energy per area over the shift is
 the generalized stacking-fault energy, and its maximum says how hard the crystal is to shear. In bcc

@@ -1,6 +1,6 @@
 """
-Mo: the core of a screw dislocation
-===================================
+4. Mo: the core of a screw dislocation
+======================================
 
 Bcc metals deform by screw dislocations with the Burgers vector 1/2<111>, and how hard it is to move
 one depends on its core. In DFT the core of molybdenum is compact and symmetric; many empirical

@@ -1,6 +1,6 @@
 """
-MoS2: phonon bands, before and after refinement
-===============================================
+5. MoS2: phonon bands, before and after refinement
+==================================================
 
 Phonons are second derivatives of the energy: a potential may have small force errors and bend the
 wrong way. Here the bands of a single layer of MoS2 are compared with DFT along Gamma-M-K-Gamma, for

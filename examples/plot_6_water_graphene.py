@@ -1,6 +1,6 @@
 """
-Water on graphene: dynamics under four strategies of fine-tuning
-================================================================
+6. Water on graphene: dynamics under four strategies of fine-tuning
+===================================================================
 
 The last test of a potential is a long run on its own: it must not blow up, and water must stay
 water. Ten molecules on a graphene sheet are run at 300 K by potentials fine-tuned under four
@@ -179,10 +179,11 @@ for name, run in runs.items():
 
 # %%
 # Fine-tuning improves the forces on the water and hardly those on the carbon, whose error stays
-# near that of the seed under every strategy. The likely cause is in the labels: they are computed
-# at the Gamma point alone, and in a sheet of 32 carbon atoms such forces depend on the cell as a
-# whole, which no potential of finite range can learn. Read these runs as dynamics of water over a
-# sheet, and not as a test of graphene.
+# near that of the seed under every strategy. The labels are to blame: they are computed at the
+# Gamma point alone, which in this cell pulls at the carbon atoms of a *perfect* sheet with up to
+# 1.16 eV/Å (`systems/data/water_graphene_kpoints.json`), where symmetry allows no force. No
+# potential can learn that. Until the frames are labelled again with k-points, read these runs as
+# dynamics of water over a sheet, and not as a test of graphene.
 #
 # What they show
 # --------------

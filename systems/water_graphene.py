@@ -161,4 +161,10 @@ SYSTEM = System(
     data_file=DATA_FILE,
     computations={"adsorption": _adsorption, "dynamics": _dynamics},
     recipe=RECIPE,
+    caution=(
+        "The Gamma point of this cell is too little for graphene: atoms of the perfect sheet feel "
+        "up to 1.16 eV/A along y, where symmetry allows none, and no potential can follow "
+        "(systems/data/water_graphene_kpoints.json). Do not trust the forces on carbon until the "
+        "frames are labelled again with k-points."
+    ),
 )

@@ -62,5 +62,6 @@ def test_deck_says_what_the_provenance_says():
     assert (
         "DFTD3(BJ)" in deck(primitive(), wet) and "D3(BJ)" in provenance({"O"}, wet)["dispersion"]
     )
-    with pytest.raises(ValueError, match="odd"):
-        Level(kpts=(2, 2, 1))
+    assert Level(kpts=(2, 2, 1)).mesh == "2x2x1 Monkhorst-Pack" and Level().mesh == "1x1x1 gamma"
+    with pytest.raises(ValueError, match="positive"):
+        Level(kpts=(2, 0, 1))

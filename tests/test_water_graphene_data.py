@@ -33,6 +33,7 @@ from systems.dft.water_graphene_frames import (
     sampled,
     split_of,
 )
+from systems.dft.water_graphene_kpoints import TABLE as KPOINTS
 from systems.dft.water_graphene_references import water_geometry
 from systems.dft.water_graphene_sample import packed
 from systems.hdf5 import file_attributes, iterate_frames, read_references
@@ -263,3 +264,14 @@ def test_cutoff_table():
         assert row["force_rms_meV_per_A"] < 10.0 and row["net_force_meV_per_A"] < 50.0
     coarse = [row for row in table["rows"] if row["cutoff_Ry"] == 600.0]
     assert all(row["force_rms_meV_per_A"] > 10.0 for row in coarse)
+
+
+def test_the_caution_is_what_the_table_of_k_meshes_says():
+    """Labels at Gamma are wrong on carbon; once they are not, the caution must go."""
+    rows = json.loads(KPOINTS.read_text())["rows"]
+    gamma, *finer = (row["force_max_eV_per_A"] for row in rows)
+    system = get_system("water_graphene")
+    frames = [a for split in system.frames().values() for a in split if len(a) > 30]
+    assert {str(a.info["kpts"]) for a in frames} == {"1x1x1 gamma"}
+    assert f"{gamma:.2f} eV/A" in system.caution
+    assert gamma > 1.0 and max(finer) < 0.05 and finer[-1] < 0.02

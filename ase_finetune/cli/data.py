@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from ase_finetune.cli.arguments import Keys
 from ase_finetune.errors import ConfigError
 
@@ -32,12 +34,11 @@ def splits_of(
         If neither or both are given.
     """
     from ase_finetune.data.splits import Splits
-    from systems import get_system
 
     if (data is None) == (system is None):
         raise ConfigError("Give either --data with your frames or --system with a bundled one.")
     if system is not None:
-        return Splits.from_named(get_system(system).frames()), system
+        return Splits.from_named(frames_of_system(system)), system
     assert data is not None
     energy, forces, stress_key = keys
     splits = Splits.from_files(
@@ -54,6 +55,16 @@ def splits_of(
     return splits, data.stem
 
 
+def frames_of_system(name: str) -> dict[str, list[Atoms]]:
+    """Return the frames of a bundled system by split, and say what is wrong with them."""
+    from systems import get_system
+
+    system = get_system(name)
+    if system.caution:
+        typer.echo(f"Caution, {name}: {system.caution}", err=True)
+    return system.frames()
+
+
 def frames_of(data: list[Path] | None, system: str | None, keys: Keys) -> dict[str, list[Atoms]]:
     """Return labelled frames by split of a system, or by name of file.
 
@@ -63,12 +74,11 @@ def frames_of(data: list[Path] | None, system: str | None, keys: Keys) -> dict[s
         If neither or both are given, or two files share a name.
     """
     from ase_finetune.data.read import read_frames
-    from systems import get_system
 
     if (not data) == (system is None):
         raise ConfigError("Give either --data with labelled frames or --system with a bundled one.")
     if system is not None:
-        return get_system(system).frames()
+        return frames_of_system(system)
     energy, forces, stress = keys
     found: dict[str, list[Atoms]] = {}
     for path in data or []:

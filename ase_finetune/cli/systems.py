@@ -21,6 +21,7 @@ def described(system: System) -> dict[str, Any]:
     return {
         "description": system.description,
         "level_of_theory": system.level_of_theory,
+        "caution": system.caution,
         "license": system.license,
         "elements": list(system.elements),
         "frames": system.counts(),
@@ -89,4 +90,5 @@ def systems(
         typer.echo(
             f"{key}: {system.description}\n  {system.level_of_theory}\n  frames: {counts}\n"
             f"  properties: {', '.join(system.properties)}\n  license: {system.license}"
+            + (f"\n  caution: {system.caution}" if system.caution else "")
         )

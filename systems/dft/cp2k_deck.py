@@ -30,7 +30,7 @@ class Level:
     Attributes
     ----------
     kpts : tuple of int
-        Gamma-centered mesh, odd numbers.
+        Monkhorst-Pack mesh, which holds Gamma where all numbers are odd.
     cutoff_Ry, rel_cutoff_Ry : float
         Of the finest grid, and of the grid that a Gaussian is put on.
     dispersion : bool
@@ -63,8 +63,14 @@ class Level:
     spin: int = 0
 
     def __post_init__(self) -> None:
-        if any(n < 1 or n % 2 == 0 for n in self.kpts):
-            raise ValueError(f"The k-mesh {self.kpts} must have odd numbers to contain Gamma.")
+        if any(n < 1 for n in self.kpts):
+            raise ValueError(f"The k-mesh {self.kpts} must have positive numbers.")
+
+    @property
+    def mesh(self) -> str:
+        """The k-mesh in words."""
+        odd = all(n % 2 for n in self.kpts)
+        return "x".join(map(str, self.kpts)) + (" gamma" if odd else " Monkhorst-Pack")
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ def provenance(symbols: set[str], level: Level) -> dict[str, Any]:
         "basis": BASIS,
         "cutoff_Ry": level.cutoff_Ry,
         "rel_cutoff_Ry": level.rel_cutoff_Ry,
-        "kpts": "x".join(map(str, level.kpts)) + " gamma",
+        "kpts": level.mesh,
         "smearing": smearing,
         "scf": f"EPS_SCF {level.eps_scf:g}, EPS_DEFAULT {EPS_DEFAULT:g}, {solver}",
         "pseudopotentials": "; ".join(f"{s} GTH-PBE-q{VALENCE[s]}" for s in sorted(symbols)),
