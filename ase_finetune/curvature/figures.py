@@ -146,12 +146,14 @@ def properties(result: CurvatureResult) -> Figure | None:
 def refinement(before: CurvatureResult, after: CurvatureResult) -> Figure:
     """Draw what of the loss lies along eigenvectors of J J^T of every size, before and after."""
     figure, axes = _panel()
+    highest = 0.0
     for k, (label, result) in enumerate((("before", before), ("after", after))):
         plain = result.optimizers["sgd"]
         logs = np.log10(plain.eigenvalues[: result.rank] / plain.eigenvalues[0])
         lost = result.loss * plain.residual_shares[: result.rank]
         edges = np.arange(np.floor(logs.min()), 1.0)
         heights = np.histogram(logs, edges, weights=lost)[0]
+        highest = max(highest, float(heights.max()))
         metrics = result.residual("sgd")
         axes.stairs(
             heights,
@@ -164,6 +166,7 @@ def refinement(before: CurvatureResult, after: CurvatureResult) -> Figure:
         )
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.set_ylim(1e-4 * highest, 2.0 * highest)
     axes.set_xlabel(r"$\lambda_i/\lambda_1$ of $J J^T$, by decade")
     axes.set_ylabel("Loss along these eigenvectors")
     _legend(figure, axes)
