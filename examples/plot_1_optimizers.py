@@ -254,7 +254,8 @@ def curves(study):
 
 
 columns = min(2, len(studies))
-figure, axes = gallery.subplots(-(-len(studies) // columns), columns)
+rows = -(-len(studies) // columns)
+figure, axes = gallery.subplots(rows, columns, height=3.6 * rows)
 for one in axes.flat[len(studies) :]:
     one.remove()
 for one, (system, study) in zip(axes.flat, studies.items(), strict=False):
