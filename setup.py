@@ -34,7 +34,7 @@ setup(
         "ase_finetune": ["py.typed", "templates/*"],
         "ase_finetune.foundations": ["seed/*"],
         "properties": ["py.typed"],
-        "systems": ["py.typed", "data/*.h5"],
+        "systems": ["py.typed", "data/*.h5", "data/*.json"],
     },
     install_requires=[
         "ase>=3.29",

@@ -93,7 +93,8 @@ def curvature(
     """Measure how every optimizer's preconditioner conditions the loss at a checkpoint.
 
     Writes curvature.json, curvature.h5 and figures. All preconditioners are taken at the same
-    weights; those of --run at the run's own, as views of their own.
+    weights; those of --run at the run's own, as views of their own. With --before, a figure shows
+    where the residual of an earlier checkpoint lies beside this one's.
     """
     from ase_finetune.curvature import (
         BEFORE,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from ase_finetune.data.splits import Splits
+    from systems.system import System
 
 
 def splits_of(
@@ -60,9 +61,14 @@ def frames_of_system(name: str) -> dict[str, list[Atoms]]:
     from systems import get_system
 
     system = get_system(name)
-    if system.caution:
-        typer.echo(f"Caution, {name}: {system.caution}", err=True)
+    warn(system)
     return system.frames()
+
+
+def warn(system: System) -> None:
+    """Say on stderr what is wrong with the data of a bundled system, if anything is."""
+    if system.caution:
+        typer.echo(f"Caution, {system.name}: {system.caution}", err=True)
 
 
 def frames_of(data: list[Path] | None, system: str | None, keys: Keys) -> dict[str, list[Atoms]]:

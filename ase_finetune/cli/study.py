@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ase_finetune.cli.arguments import Json
+from ase_finetune.cli.data import warn
 from ase_finetune.cli.guard import guarded
 from ase_finetune.cli.options import read_config
 from ase_finetune.errors import ConfigError
@@ -176,7 +177,9 @@ def _base(systems: list[str], changes: Mapping[str, Any]) -> dict[str, dict[str,
             raise ConfigError(f"A study sets {name} itself; take it out of the settings.")
     found = {}
     for name in dict.fromkeys(systems):
-        recipe = {k: v for k, v in get_system(name).recipe.items() if k not in (*_OWN, "refine")}
+        system = get_system(name)
+        warn(system)
+        recipe = {k: v for k, v in system.recipe.items() if k not in (*_OWN, "refine")}
         found[name] = {**recipe, **FAIR, **changes}
     return found
 
@@ -205,6 +208,8 @@ def _report(folder: Path, kappa: Mapping[str, Mapping[str, float]], as_json: boo
     from ase_finetune.study.text import markdown
 
     made = make_study(*load(folder))
+    if unknown := sorted(kappa.keys() - made.plan.base.keys()):
+        raise ConfigError(f"A curvature.json is of {', '.join(unknown)}, which the study has not.")
     kappa = {**stored_kappa(folder), **kappa}
     write_study(folder, made, kappa)
     write_text(folder / "study.md", markdown(made, kappa))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ase_finetune.cli.arguments import Json
+from ase_finetune.cli.data import warn
 from ase_finetune.cli.guard import guarded
 from ase_finetune.errors import ConfigError
 
@@ -79,6 +80,7 @@ def systems(
     if export is not None:
         if name is None:
             raise ConfigError("Name the system to export, as in `systems mo --export mo.xyz`.")
+        warn(chosen[name])
         count = export_frames(chosen[name], export)
         typer.echo(f"{count} frames in {export}")
         return

@@ -151,7 +151,7 @@ def refinement(before: CurvatureResult, after: CurvatureResult) -> Figure:
         plain = result.optimizers["sgd"]
         logs = np.log10(plain.eigenvalues[: result.rank] / plain.eigenvalues[0])
         lost = result.loss * plain.residual_shares[: result.rank]
-        edges = np.arange(np.floor(logs.min()), 1.0)
+        edges = np.arange(min(np.floor(logs.min()), -1.0), 1.0)
         heights = np.histogram(logs, edges, weights=lost)[0]
         highest = max(highest, float(heights.max()))
         metrics = result.residual("sgd")

@@ -44,7 +44,7 @@ class Diagnosis:
     Attributes
     ----------
     sets
-        Name of the file -> what is inside (`doctor_contents`), with ``E0s``, ``consistency``,
+        Name of the file -> what is inside (`contents`), with ``E0s``, ``consistency``,
         ``recorded`` and, where asked for, ``zero_shot``.
     findings
         Errors first.

@@ -76,7 +76,7 @@ class Examined:
     Attributes
     ----------
     data, contents
-        The frames, and what is inside (`doctor_contents`).
+        The frames, and what is inside (`contents`).
     rows
         Frames with finite labels and a sound cell.
     findings

@@ -1,7 +1,7 @@
 """How well a simple linear model predicts each energy from all others.
 
 Ridge regression of the energy per atom on composition, smooth counts of pair distances and
-densities (`doctor_geometry`). Not a potential: it only tells an energy that belongs to its
+densities (`geometry`). Not a potential: it only tells an energy that belongs to its
 structure from one that does not, also where no other frame is near.
 """
 
@@ -86,7 +86,7 @@ def surrogate(
     Parameters
     ----------
     features
-        (F, K) of `doctor_geometry.geometry`; the first ``elements`` columns are the composition.
+        (F, K) of `geometry.geometry`; the first ``elements`` columns are the composition.
     energy
         (F,), eV/atom.
     elements

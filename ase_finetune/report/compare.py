@@ -9,8 +9,7 @@ from typing import Any
 from ase_finetune.errors import UserError
 from ase_finetune.report import compare_tables as comparing
 from ase_finetune.report import curves as physics
-from ase_finetune.report import fairness as fairness
-from ase_finetune.report import figures as figures
+from ase_finetune.report import fairness, figures
 from ase_finetune.report.compare_tables import Runs, last_rows, last_stage
 from ase_finetune.report.page import Run, read_numbers, read_run, write_page
 

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ase_finetune.report import tables as tables
+from ase_finetune.report import tables
 from ase_finetune.report.tables import DASH, GAP, MEASURES, NEAR
 
 if TYPE_CHECKING:

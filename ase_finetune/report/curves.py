@@ -7,8 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ase_finetune.report import figures as figures
-from ase_finetune.report import tables as tables
+from ase_finetune.report import figures, tables
 from properties import plot
 from properties.quantity import Comparison, Curve
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ase_finetune.errors import UserError
 from ase_finetune.report import compare_tables as comparing
-from ase_finetune.report import tables as tables
+from ase_finetune.report import tables
 from ase_finetune.report.compare_tables import HASH, Runs
 
 UNEQUAL = 1.05  # ratio of budgets that is worth a word

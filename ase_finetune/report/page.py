@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from ase_finetune.errors import UserError
 from ase_finetune.report import curves as physics
-from ase_finetune.report import tables as tables
-from ase_finetune.report import training as training
+from ase_finetune.report import tables, training
 from properties.errors import PropertyError
 from properties.quantity import Curve
 

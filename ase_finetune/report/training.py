@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ase_finetune.report import figures as figures
-from ase_finetune.report import tables as tables
+from ase_finetune.report import figures, tables
 
 
 def learning(log: Sequence[Mapping[str, Any]], errors: Mapping[str, Any]) -> list[dict[str, Any]]:

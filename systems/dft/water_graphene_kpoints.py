@@ -2,8 +2,9 @@
 
 In a perfect sheet symmetry allows no forces. A mesh that does not respect the hexagonal symmetry,
 as none of a rectangular cell does, leaves some, and they must be small beside those of the motion.
-The mesh m x n of the 4x2 cell of 32 atoms is the mesh 4m x 2n of the rectangular cell of 4 atoms,
-in which CP2K answers in a minute; for Gamma alone the sheet of the labels is taken.
+For even m and n the Monkhorst-Pack mesh m x n of the 4x2 cell of 32 atoms is the mesh 4m x 2n of
+the rectangular cell of 4 atoms, in which CP2K answers in a minute; odd ones hold Gamma, which that
+mesh lacks. For Gamma alone the sheet of the labels is taken.
 ``data/water_graphene_kpoints.json`` keeps the table.
 """
 
@@ -25,7 +26,7 @@ from systems.system import DATA
 TABLE = DATA / "water_graphene_kpoints.json"
 COMMAND = "python -m systems.dft.water_graphene_kpoints"
 REPEATS = (4, 2)
-MESHES = ((2, 2), (3, 3), (4, 4), (6, 6))
+MESHES = ((2, 2), (4, 4), (6, 6))
 UNIT_LEVEL = replace(LEVEL, cutoff_Ry=600.0, dispersion=False, added_mos=12)
 
 
