@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
+from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.config import TrainConfig
 from ase_finetune.data.splits import Splits
 
@@ -91,3 +92,21 @@ def _keep_dtype() -> object:
     before = torch.get_default_dtype()
     yield
     assert torch.get_default_dtype() == before
+
+
+@pytest.fixture(scope="session")
+def checkpoint_of(tmp_path_factory):
+    """One checkpoint of every layer type, read from a file of mace-torch, with E0s of its own."""
+    from mace_kinds import E0S, NUMBERS, from_file, random_mace
+
+    made = {}
+
+    def of(kind: str, dtype: str = "float64") -> Checkpoint:
+        if (kind, dtype) not in made:
+            path = tmp_path_factory.mktemp("kinds") / "foundation.model"
+            torch.save(random_mace(kind, NUMBERS, dtype), path)
+            head = "special" if kind == "multi-head" else None
+            made[kind, dtype] = from_file(path, head, dtype)
+        return made[kind, dtype].replace(E0s=E0S)
+
+    return of

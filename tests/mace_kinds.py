@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import pytest
 import torch
 
 from ase_finetune._mace import modules, o3
 from ase_finetune.architecture import default_dtype
+from ase_finetune.checkpoint import Checkpoint
+from ase_finetune.foundations import load_foundation
 
 _BASE = {
     "r_max": 4.5,
@@ -75,3 +78,15 @@ def _random_mace(kind: str, numbers: list[int], dtype: str) -> torch.nn.Module:
             }
         )
     return module
+
+
+NUMBERS = [1, 8, 42]
+# Neither the foundation's nor small: total energies of some codes are like these.
+E0S = {1: -13.66318129, 8: -2042.03300999, 42: -110158.12345678}
+
+
+def from_file(path, head=None, dtype="float64") -> Checkpoint:
+    """What --foundation PATH starts from."""
+    with pytest.warns(UserWarning, match="executes code"):
+        found = load_foundation(path, None, head=head, dtype=dtype)
+    return Checkpoint.from_module(found.module, found.E0s, stage="zero_shot", foundation={})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections import Counter
 from copy import deepcopy
 from pathlib import Path
 
@@ -379,35 +378,5 @@ def test_hdf5_frames_come_with_their_splits():
 
 
 def test_import_leaves_torch_alone():
-    code = "import sys, ase_finetune.data; sys.exit('torch' in sys.modules)"
+    code = "import sys, ase_finetune.data.splits; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
-
-
-@real_data
-@pytest.mark.parametrize(
-    ("name", "count", "stress"),
-    [
-        ("mo_vasp_pbe_train.xyz", 194, True),
-        ("mo_vasp_pbe_test.xyz", 23, True),
-        ("acac_train_300K.xyz", 503, False),
-        ("acac_test_300K.xyz", 650, False),
-        ("acac_test_600K.xyz", 650, False),
-    ],
-)
-def test_real_files(name, count, stress):
-    frames = read_frames(REAL / name, stress=stress or None)
-    assert len(frames) == count
-    assert all(("REF_stress" in frame.info) == stress for frame in frames)
-    train, valid = split_frames(frames, valid_fraction=0.1)
-    assert len(valid) == pytest.approx(0.1 * count, abs=2)
-    assert not any(is_isolated_atom(frame) for frame in valid)
-    sizes = Counter(frame.info["config_type"] for frame in frames if len(frame) > 1)
-    kinds = {kind for kind, size in sizes.items() if size >= 5}
-    assert {frame.info["config_type"] for frame in valid} == kinds
-    assert kinds <= {frame.info["config_type"] for frame in train}
-
-
-@real_data
-def test_molecules_have_no_stress():
-    with pytest.raises(DataError, match=r"no stress under 'REF_stress'.*drop --stress-weight"):
-        Splits.from_files(REAL / "acac_train_300K.xyz", stress=True)

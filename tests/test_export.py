@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import os
 import pickletools
 import subprocess
@@ -13,32 +11,22 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-import typer
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.io import write
 from ase.neighborlist import neighbor_list
 from mace.calculators import MACECalculator
-from mace_kinds import KINDS, random_mace
-from typer.testing import CliRunner
+from mace_kinds import E0S, KINDS, NUMBERS, from_file, random_mace
 
 from ase_finetune import FineTunedCalculator
 from ase_finetune.checkpoint import Checkpoint
-from ase_finetune.cli.export import export as command
-from ase_finetune.errors import CheckpointError, ConfigError
 from ase_finetune.export import export
 from ase_finetune.fast_mace import accelerate
-from ase_finetune.foundations import load_foundation
 
-NUMBERS = [1, 8, 42]
-# Neither the foundation's nor small: total energies of some codes are like these.
-E0S = {1: -13.66318129, 8: -2042.03300999, 42: -110158.12345678}
 TOLERANCE = 1e-6  # eV and eV/A, the promise
 SLOW = pytest.mark.slow
 FLAG = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 FEW = ["MP-0", "OMAT-0", "multi-head"]
-app = typer.Typer()
-app.command()(command)
 
 
 def frames() -> list[Atoms]:
@@ -50,28 +38,6 @@ def frames() -> list[Atoms]:
     for seed, atoms in enumerate(found):
         atoms.rattle(0.1, seed=seed)
     return found
-
-
-@pytest.fixture(scope="module")
-def checkpoint_of(tmp_path_factory):
-    """One checkpoint of every layer type, read from a file of mace-torch, with E0s of its own."""
-    made = {}
-
-    def of(kind: str, dtype: str = "float64") -> Checkpoint:
-        if (kind, dtype) not in made:
-            path = tmp_path_factory.mktemp("kinds") / "foundation.model"
-            torch.save(random_mace(kind, NUMBERS, dtype), path)
-            made[kind, dtype] = read(path, "special" if kind == "multi-head" else None, dtype)
-        return made[kind, dtype].replace(E0s=E0S)
-
-    return of
-
-
-def read(path, head=None, dtype="float64") -> Checkpoint:
-    """What --foundation PATH starts from."""
-    with pytest.warns(UserWarning, match="executes code"):
-        found = load_foundation(path, None, head=head, dtype=dtype)
-    return Checkpoint.from_module(found.module, found.E0s, stage="zero_shot", foundation={})
 
 
 def assert_same(calculator, other, tolerance: float = TOLERANCE) -> None:
@@ -94,7 +60,7 @@ def test_mace_calculator_and_the_way_back(kind, checkpoint_of, tmp_path):
     assert (done.dtype, done.E0_rounding_eV) == ("float64", 0.0)
     ours = FineTunedCalculator(checkpoint)
     assert_same(ours, MACECalculator(model_paths=str(done.path), default_dtype="float64"))
-    back = read(done.path)
+    back = from_file(done.path)
     assert back.E0s == E0S
     assert_same(ours, FineTunedCalculator(back))
 
@@ -136,7 +102,7 @@ def test_single_precision_says_what_it_costs(checkpoint_of, tmp_path):
     assert (double.dtype, double.E0_rounding_eV) == ("float64", 0.0)
     ours = FineTunedCalculator(checkpoint)
     assert_same(ours, MACECalculator(model_paths=str(double.path), default_dtype="float64"))
-    assert_same(ours, FineTunedCalculator(read(double.path)))
+    assert_same(ours, FineTunedCalculator(from_file(double.path)))
     small = checkpoint.replace(E0s=dict.fromkeys(NUMBERS, -1.5))
     path = export(small, tmp_path / "single.model", overwrite=True).path
     assert_same(
@@ -144,7 +110,7 @@ def test_single_precision_says_what_it_costs(checkpoint_of, tmp_path):
         MACECalculator(model_paths=str(path), default_dtype="float32"),
         tolerance=2e-4,
     )
-    assert_same(FineTunedCalculator(small), FineTunedCalculator(read(path, dtype="float32")))
+    assert_same(FineTunedCalculator(small), FineTunedCalculator(from_file(path, dtype="float32")))
 
 
 def test_the_seed_in_both_precisions(tmp_path):
@@ -156,7 +122,7 @@ def test_the_seed_in_both_precisions(tmp_path):
         path = export("seed", tmp_path / f"{dtype}.model", dtype=dtype).path
         for calculator in (
             MACECalculator(model_paths=str(path), default_dtype="float64"),
-            FineTunedCalculator(read(path, dtype=dtype)),
+            FineTunedCalculator(from_file(path, dtype=dtype)),
         ):
             peer.calc = calculator
             # 54 atoms whose E0 single precision rounds by 8e-8 eV.
@@ -382,7 +348,7 @@ def test_mace_run_train_starts_from_it_and_we_from_its_result(checkpoint_of, tmp
     log = trained.stdout + trained.stderr
     assert f"Using foundation model {path}" in log
     assert "Epoch 0: head: Default" in log
-    tuned = read(tmp_path / "tuned.model")
+    tuned = from_file(tmp_path / "tuned.model")
     assert tuned.E0s == {42: E0S[42]}
     assert_close_but_changed(checkpoint_of("multi-head"), tuned)
 
@@ -394,67 +360,3 @@ def assert_close_but_changed(before: Checkpoint, after: Checkpoint) -> None:
         atoms.calc = FineTunedCalculator(checkpoint)
         energies.append(atoms.get_potential_energy())
     assert 1e-6 < abs(energies[1] - energies[0]) < 1.0
-
-
-def test_what_exists_is_kept(checkpoint_of, tmp_path, monkeypatch):
-    checkpoint = checkpoint_of("MP-0 L0")
-    path = tmp_path / "new" / "exported.model"
-    export(checkpoint, path)
-    before = path.read_bytes()
-    with pytest.raises(ConfigError, match="exists"):
-        export(checkpoint, path)
-    with pytest.raises(ConfigError, match="is a folder"):
-        export(checkpoint, tmp_path, overwrite=True)
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    for call in ("fsync", "replace"):
-        with monkeypatch.context() as patch:
-            patch.setattr(os, call, full)
-            with pytest.raises(CheckpointError, match="No space left"):
-                export(checkpoint, path, overwrite=True, dtype="float32")
-        assert path.read_bytes() == before
-        assert os.listdir(path.parent) == [path.name], "a temporary file was left"
-    with pytest.raises(CheckpointError, match=r"Cannot write .*below.model: File exists"):
-        export(checkpoint, path / "below.model")
-    export(checkpoint, path, overwrite=True, dtype="float32")
-    assert len(path.read_bytes()) < 0.9 * len(before)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"format": "onnx"}, "choose one of mace, lammps"),
-        ({"dtype": "float16"}, "choose one of float32, float64"),
-    ],
-)
-def test_unknown_names_list_the_choices(options, message, tmp_path):
-    with pytest.raises(ConfigError, match=message):
-        export("seed", tmp_path / "exported.model", **options)
-    assert not list(tmp_path.iterdir())
-
-
-def call(*arguments: object):
-    return CliRunner().invoke(app, [str(a) for a in arguments])
-
-
-def test_the_command(checkpoint_of, tmp_path):
-    folder = checkpoint_of("MP-0 L0", "float32").save(tmp_path / "checkpoint")
-    out = tmp_path / "exported.model"
-    result = call(folder, "--out", out)
-    assert result.exit_code == 0, result.output
-    assert "mace, float32" in result.stdout
-    assert "E0s are rounded by up to" in result.stderr
-    refused = call(folder, "--out", out)
-    assert refused.exit_code == 2
-    assert refused.stderr.startswith("Error: ") and "exists" in refused.stderr
-    result = call(folder, "--out", out, "--overwrite", "--dtype", "float64", "--json")
-    assert json.loads(result.stdout) == {
-        "path": str(out),
-        "format": "mace",
-        "dtype": "float64",
-        "size_bytes": out.stat().st_size,
-        "E0_rounding_eV": 0.0,
-    }
-    assert call(tmp_path / "nothing", "--out", tmp_path / "a.model").exit_code == 2

@@ -142,7 +142,7 @@ def curvature(
         data, None, [], system, valid_fraction, split_by, keys, config.uses_stress
     )
     start, graphs = _started(loaded, checkpoint, splits, config)
-    first = None if earlier is None else _started(earlier, before or "", splits, config)
+    first = None if before is None or earlier is None else _started(earlier, before, splits, config)
     with TerminalReporter() as reporter:
         structures = _properties(chosen, start) if chosen is not None else {}
         study = Curvature(
