@@ -22,6 +22,7 @@ from ase.calculators.mixing import SumCalculator
 from ase_finetune.architecture import DTYPES
 from ase_finetune.calculator_checks import check_configuration, check_distances, check_finite
 from ase_finetune.checkpoint import Checkpoint
+from ase_finetune.determinism import repeatable
 from ase_finetune.dispersion import NONE
 from ase_finetune.errors import CheckpointError, ConfigError
 from ase_finetune.evaluate import chunks, resolve_device
@@ -260,7 +261,8 @@ class FineTunedCalculator(Calculator):
         results: list[dict[str, Any]] = []
         for part in chunks(graphs, batch_atoms):
             batch = collate(part, len(numbers), self.device)
-            out = predict(module, batch, stress=True)
+            with repeatable(self.device):
+                out = predict(module, batch, stress=True)
             assert out.stress is not None
             first = 0
             for i, graph in enumerate(part):

@@ -11,6 +11,7 @@ from ase import Atoms
 
 from ase_finetune.architecture import DTYPES
 from ase_finetune.checkpoint import Checkpoint
+from ase_finetune.determinism import repeatable
 from ase_finetune.errors import ConfigError, DataError
 from ase_finetune.graphs import Graph, build_graph, collate, predict
 
@@ -172,7 +173,8 @@ def predict_frames(
     graphs = (build_graph(a, numbers, checkpoint.r_max, dtype=DTYPES[dtype]) for a in frames)
     energies, forces, stresses = [], [], []
     for part in chunks(graphs, batch_atoms):
-        result = predict(module, collate(part, len(numbers), device), stress=True)
+        with repeatable(device):
+            result = predict(module, collate(part, len(numbers), device), stress=True)
         energies.append(result.energy.double().cpu().numpy())
         forces.append(result.forces.double().cpu().numpy())
         assert result.stress is not None

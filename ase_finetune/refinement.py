@@ -18,6 +18,7 @@ import torch
 from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.config import WEIGHTS, RefineConfig
 from ase_finetune.data.splits import Splits
+from ase_finetune.determinism import repeatable
 from ase_finetune.errors import ConfigError
 from ase_finetune.evaluate import chunks, force_rmse, resolve_device
 from ase_finetune.graphs import Batch, collate, predict
@@ -72,7 +73,8 @@ def refine(
     settings = config or RefineConfig()
     refiner = _Refiner(checkpoint, splits, settings)
     origin = snapshot(refiner.module)
-    refined = refiner.run(progress)
+    with repeatable(refiner.device):
+        refined = refiner.run(progress)
     objection = gate(refined) if gate is not None and refined.metrics["accepted"] else None
     return refined if objection is None else refiner.rejected(refined, origin, objection)
 

@@ -14,6 +14,7 @@ import torch
 from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.config import TrainConfig
 from ase_finetune.data.splits import Splits
+from ase_finetune.determinism import repeatable
 from ase_finetune.distributed import Processes, joined
 from ase_finetune.errors import CheckpointError, UserError
 from ase_finetune.evaluate import force_rmse, resolve_device
@@ -95,7 +96,8 @@ def finetune(
     """
     begin = start or prepare(splits, config)
     folder = None if out is None else Path(out)
-    with joined(resolve_device(config.device)) as processes:
+    device = resolve_device(config.device)
+    with joined(device) as processes, repeatable(device):
         trainer = _Trainer(splits, config, begin, folder, processes)
         if resume:
             trainer.load_state()

@@ -1,17 +1,21 @@
-"""Random-weight MACE modules with the layer types of the published foundation models."""
+"""Random-weight MACE modules with the layer types of the published foundation models, evaluated."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
+from ase.build import bulk, molecule
 
 from ase_finetune._mace import modules, o3
 from ase_finetune.architecture import default_dtype
 from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.foundations import load_foundation
+from ase_finetune.graphs import build_graph, collate
 
 _BASE = {
     "r_max": 4.5,
@@ -90,3 +94,51 @@ def from_file(path, head=None, dtype="float64") -> Checkpoint:
     with pytest.warns(UserWarning, match="executes code"):
         found = load_foundation(path, None, head=head, dtype=dtype)
     return Checkpoint.from_module(found.module, found.E0s, stage="zero_shot", foundation={})
+
+
+def evaluation_frames() -> list[Atoms]:
+    """Periodic and isolated, few and many neighbors, an atom with none, absent elements."""
+    crystal = bulk("Mo", cubic=True) * (2, 1, 1)
+    crystal.numbers[1] = 8
+    boxed = molecule("H2O", vacuum=3.0)
+    boxed.pbc = True
+    found = [crystal, molecule("H2O"), boxed]
+    for seed, atoms in enumerate(found):
+        atoms.rattle(0.1, seed=seed)
+    return [*found, Atoms("O", cell=[20.0] * 3, pbc=True)]
+
+
+def evaluation_batch(module, atoms, dtype="float64", heads=None, device="cpu"):
+    """Collate the frames for a module of `NUMBERS`, with a head for each if wanted."""
+    kind = getattr(torch, dtype)
+    graphs = [build_graph(a, NUMBERS, float(module.r_max), dtype=kind) for a in atoms]
+    joined = collate(graphs, len(NUMBERS), device)
+    if heads is not None:
+        joined = dataclasses.replace(
+            joined, inputs={**joined.inputs, "head": torch.tensor(heads, device=device)}
+        )
+    return joined
+
+
+def derivatives(module, joined):
+    """Energies, forces, stress, gradient of a loss of them, and a Hessian-vector product."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    out = module(dict(joined.inputs), training=True, compute_stress=True)
+    loss = 1e-3 * out["energy"].square().sum() + out["forces"].square().sum()
+    loss = loss + out["stress"].square().sum()
+    gradient = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+    generator = torch.Generator().manual_seed(3)
+    product = sum(
+        (g * torch.randn(g.shape, generator=generator, dtype=g.dtype).to(g.device)).sum()
+        for g in gradient
+        if g is not None
+    )
+    curvature = torch.autograd.grad(product, parameters, allow_unused=True)
+
+    def flat(tensors):
+        pairs = zip(tensors, parameters, strict=True)
+        return torch.cat([(torch.zeros_like(p) if t is None else t).flatten() for t, p in pairs])
+
+    found = {key: out[key] for key in ("energy", "node_energy", "forces", "stress")}
+    found |= {"gradient": flat(gradient), "hessian_vector": flat(curvature)}
+    return {key: value.detach().double() for key, value in found.items()}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import bulk, molecule
-from mace_kinds import KINDS, random_mace
+from ase.build import bulk
+from mace_kinds import KINDS, NUMBERS, derivatives, random_mace
+from mace_kinds import evaluation_batch as batch
+from mace_kinds import evaluation_frames as frames
 
 from ase_finetune import FineTunedCalculator, Splits
 from ase_finetune._mace import o3
@@ -22,58 +23,12 @@ from ase_finetune.errors import ConfigError, FoundationError
 from ase_finetune.fast_edges import PADDED_EDGES, PADDED_SHARE, sort_edges
 from ase_finetune.fast_mace import FastMACE, accelerate, accelerated, plain
 from ase_finetune.foundations import SEED
-from ase_finetune.graphs import build_graph, collate, predict
+from ase_finetune.graphs import predict
 from ase_finetune.refinement import _Refiner
 from ase_finetune.start import prepare
 from ase_finetune.trainer import _Trainer
 
-NUMBERS = [1, 8, 42]
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
-
-
-def frames():
-    """Periodic and isolated, few and many neighbors, an atom with none, absent elements."""
-    crystal = bulk("Mo", cubic=True) * (2, 1, 1)
-    crystal.numbers[1] = 8
-    boxed = molecule("H2O", vacuum=3.0)
-    boxed.pbc = True
-    found = [crystal, molecule("H2O"), boxed]
-    for seed, atoms in enumerate(found):
-        atoms.rattle(0.1, seed=seed)
-    return [*found, Atoms("O", cell=[20.0] * 3, pbc=True)]
-
-
-def batch(module, atoms, dtype="float64", heads=None):
-    kind = getattr(torch, dtype)
-    graphs = [build_graph(a, NUMBERS, float(module.r_max), dtype=kind) for a in atoms]
-    joined = collate(graphs, len(NUMBERS))
-    if heads is not None:
-        joined = dataclasses.replace(joined, inputs={**joined.inputs, "head": torch.tensor(heads)})
-    return joined
-
-
-def derivatives(module, joined):
-    """Energies, forces, stress, gradient of a loss of them, and a Hessian-vector product."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    out = module(dict(joined.inputs), training=True, compute_stress=True)
-    loss = 1e-3 * out["energy"].square().sum() + out["forces"].square().sum()
-    loss = loss + out["stress"].square().sum()
-    gradient = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
-    generator = torch.Generator().manual_seed(3)
-    product = sum(
-        (g * torch.randn(g.shape, generator=generator, dtype=g.dtype)).sum()
-        for g in gradient
-        if g is not None
-    )
-    curvature = torch.autograd.grad(product, parameters, allow_unused=True)
-
-    def flat(tensors):
-        pairs = zip(tensors, parameters, strict=True)
-        return torch.cat([(torch.zeros_like(p) if t is None else t).flatten() for t, p in pairs])
-
-    found = {key: out[key] for key in ("energy", "node_energy", "forces", "stress")}
-    found |= {"gradient": flat(gradient), "hessian_vector": flat(curvature)}
-    return {key: value.detach().double() for key, value in found.items()}
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

@@ -94,19 +94,28 @@ def random_checkpoint(frames: list[Atoms], dtype: str) -> Checkpoint:
 
 
 def median_time(function: Callable[[], object], *, warm: int = 2, runs: int = 5) -> float:
-    """Median wall time of a call in s, warm."""
+    """Median wall time of a call in s, warm; what a GPU was asked for is waited for."""
     for _ in range(warm):
         function()
     times = []
     for _ in range(runs):
+        _wait()
         begun = time.perf_counter()
         function()
+        _wait()
         times.append(time.perf_counter() - begun)
     return float(np.median(times))
 
 
+def _wait() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 def peak_memory_MB() -> float:
-    """Peak resident memory of this process."""
+    """Peak resident memory of this process; on a GPU, of the tensors there."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -1,16 +1,20 @@
 """A training step and an MD step against mace-torch on the same model, frames and neighbor lists.
 
     python evaluation.py --case mo --dtype float32
+    python evaluation.py --case mo --device cuda --peer cueq
 
 The peer of the training step is mace-torch's own module inside this project's trainer, that is
-`--no-accelerate`; that of the MD step is ``mace.calculators.MACECalculator``. Both sides run in
-processes of their own. Prints one JSON line for each, seconds and peak memory; a ratio above 1
-means that ours is faster. Run it on an idle machine.
+`--no-accelerate`; that of the MD step is ``mace.calculators.MACECalculator``. With ``--peer cueq``
+both are converted to cuequivariance (which has to be installed). On a CPU all sides run in
+processes of their own. On a GPU ours adds up in a fixed order, so that the same seed gives the
+same bits; the peers do not. Prints one JSON line for each, seconds and peak memory; a ratio above
+1 means that ours is faster. Run it on an idle machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -24,13 +28,30 @@ from cases import CASES, median_time, peak_memory_MB, random_checkpoint, save_mo
 
 from ase_finetune import FineTunedCalculator
 from ase_finetune.checkpoint import Checkpoint
+from ase_finetune.determinism import repeatable
 from ase_finetune.graphs import build_graph, collate, predict
 from ase_finetune.loss import Loss
 
 
-def training_step(checkpoint: Checkpoint, frames: list, dtype: str, *, accelerate: bool) -> float:
+def peer_module(checkpoint: Checkpoint, side: str, dtype: str, device: str) -> torch.nn.Module:
+    """Return mace-torch's module, as it is or converted to cuequivariance."""
+    if side == "cueq":
+        from mace.cli.convert_e3nn_cueq import run
+
+        with tempfile.TemporaryDirectory() as folder:
+            model = save_model(checkpoint, Path(folder) / "random.model", dtype)
+            return run(str(model), device=device, return_model=True)
+    return checkpoint.module(dtype, device)
+
+
+def training_step(
+    checkpoint: Checkpoint, frames: list, dtype: str, side: str, device: str
+) -> float:
     """Seconds of loss and gradient of one batch, forces and stress included."""
-    module = checkpoint.module(dtype, accelerate=accelerate)
+    if side == "ours":
+        module = checkpoint.module(dtype, device, accelerate=True)
+    else:
+        module = peer_module(checkpoint, side, dtype, device)
     rng = np.random.default_rng(2)
     labelled = []
     for atoms in frames:
@@ -48,14 +69,15 @@ def training_step(checkpoint: Checkpoint, frames: list, dtype: str, *, accelerat
         for a in labelled
     ]  # fmt: skip
     loss = Loss.for_graphs(graphs, 1.0, 10.0, 1.0)
-    batch = collate(graphs, len(checkpoint.numbers))
+    batch = collate(graphs, len(checkpoint.numbers), device)
 
     def step() -> None:
         module.zero_grad()
         result = predict(module, batch, stress=loss.needs_stress, training=True)
         loss(result, batch).backward()
 
-    return median_time(step)
+    with repeatable(device if side == "ours" else "cpu"):
+        return median_time(step)
 
 
 def md_step(calculator: object, frames: list) -> float:
@@ -71,28 +93,44 @@ def md_step(calculator: object, frames: list) -> float:
     return median_time(step, warm=4, runs=9)
 
 
-def measure(side: str, what: str, case: str, dtype: str, threads: int) -> dict[str, float]:
+def measure(
+    side: str, what: str, case: str, dtype: str, device: str, threads: int
+) -> dict[str, float]:
     """Time one side in this process; seconds and peak memory in MB."""
     warnings.filterwarnings("ignore")
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     torch.set_num_threads(threads)
     frames = CASES[case]()
     checkpoint = random_checkpoint(frames, dtype)
     if what == "training":
-        seconds = training_step(checkpoint, frames, dtype, accelerate=side == "ours")
+        seconds = training_step(checkpoint, frames, dtype, side, device)
     elif side == "ours":
-        seconds = md_step(FineTunedCalculator(checkpoint, dtype=dtype), frames)
+        seconds = md_step(FineTunedCalculator(checkpoint, dtype=dtype, device=device), frames)
     else:
         from mace.calculators import MACECalculator
 
         with tempfile.TemporaryDirectory() as folder:
             model = save_model(checkpoint, Path(folder) / "random.model", dtype)
-            theirs = MACECalculator(model_paths=str(model), device="cpu", default_dtype=dtype)
+            theirs = MACECalculator(
+                model_paths=str(model),
+                device=device,
+                default_dtype=dtype,
+                enable_cueq=side == "cueq",
+            )
         seconds = md_step(theirs, frames)
     return {"seconds": seconds, "memory_MB": peak_memory_MB()}
 
 
-def in_fresh_process(*arguments: str) -> dict[str, float]:
-    """Run `measure` in a process of its own, whose allocator nobody else has touched."""
+def measure_alone(*arguments: str) -> dict[str, float]:
+    """Run `measure` in a process of its own, whose allocator nobody else has touched.
+
+    A GPU keeps the memory of every side apart by itself.
+    """
+    if "cuda" in arguments:
+        *names, threads = arguments
+        return measure(*names, int(threads))
     done = subprocess.run(
         [sys.executable, __file__, "--measure", *arguments],
         capture_output=True,
@@ -106,22 +144,26 @@ def in_fresh_process(*arguments: str) -> dict[str, float]:
 def main() -> None:
     """Compare both sides, each in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--case", choices=CASES, default="mo")
+    parser.add_argument("--case", choices=CASES, nargs="+", default=["mo"])
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--peer", choices=["mace-torch", "cueq"], default="mace-torch")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=6, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
         *names, threads = args.measure
         print(json.dumps(measure(*names, int(threads))))
         return
-    for what in ("training", "md"):
+    place = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} threads"
+    for case, what in itertools.product(args.case, ("training", "md")):
         ours, peer = (
-            in_fresh_process(side, what, args.case, args.dtype, str(args.threads))
-            for side in ("ours", "peer")
+            measure_alone(side, what, case, args.dtype, args.device, str(args.threads))
+            for side in ("ours", args.peer)
         )
         line = {
-            "name": f"{what} step, {args.case} {args.dtype} {args.threads} threads",
+            "name": f"{what} step, {case} {args.dtype} {place}",
+            "against": args.peer,
             "ours": round(ours["seconds"], 4),
             "peer": round(peer["seconds"], 4),
             "ratio": round(peer["seconds"] / ours["seconds"], 2),

@@ -1,0 +1,111 @@
+"""What needs an accelerator: the numbers of the CPU, and the same bits twice. Skipped elsewhere."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from mace_kinds import (
+    KINDS,
+    NUMBERS,
+    derivatives,
+    evaluation_batch,
+    evaluation_frames,
+    random_mace,
+)
+
+from ase_finetune import FineTunedCalculator
+from ase_finetune.config import RefineConfig
+from ase_finetune.evaluate import predict_frames
+from ase_finetune.fast_mace import accelerate
+from ase_finetune.refinement import refine
+from ase_finetune.start import prepare
+from ase_finetune.trainer import finetune
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
+
+
+def same_weights(a, b):
+    return all(torch.equal(a.tensors[key], b.tensors[key]) for key in a.tensors)
+
+
+@pytest.fixture
+def on_cuda(tiny_config):
+    return dataclasses.replace(tiny_config, device="cuda")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_fast_evaluation_gives_the_numbers_of_mace_torch_on_a_cpu(kind, dtype):
+    heads = [0, 1, 1, 0] if kind == "multi-head" else None
+    module = random_mace(kind, NUMBERS, dtype)
+    exact = copy.deepcopy(module).to(torch.float64)
+    expected = derivatives(exact, evaluation_batch(exact, evaluation_frames(), heads=heads))
+    joined = evaluation_batch(module, evaluation_frames(), dtype, heads, device="cuda")
+    peer = derivatives(module.to("cuda"), joined)
+    found = derivatives(accelerate(module), joined)
+    for key, value in expected.items():
+        scale = float(value.abs().max())
+        error = float((found[key].cpu() - value).abs().max()) / scale
+        # Third derivatives in single precision: mace-torch's own rounding can be larger.
+        own = float((peer[key].cpu() - value).abs().max()) / scale
+        assert error < max(TOLERANCE[dtype], 3.0 * own), (key, error, own)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("optimizer", ["adam", "schedulefree", "muon", "soap"])
+def test_training_repeats_to_the_bit_and_follows_the_cpu(splits, tiny_config, optimizer, fast):
+    average = {} if optimizer != "schedulefree" else {"ema_decay": 0.0}
+    on_cpu = dataclasses.replace(
+        tiny_config, optimizer=optimizer, accelerate=fast, epochs=2, **average
+    )
+    on_cuda = dataclasses.replace(on_cpu, device="cuda")
+    first, second = finetune(splits, on_cuda), finetune(splits, on_cuda)
+    assert same_weights(first, second)
+    here = predict_frames(finetune(splits, on_cpu), splits.valid).forces
+    there = predict_frames(first, splits.valid).forces
+    # Rounding decides the first basis of SOAP where a gradient has little.
+    reach = 1e-2 if optimizer == "soap" else 1e-7
+    assert np.abs(here - there).max() < reach * np.abs(here).max()
+
+
+def test_a_stopped_run_continues_to_the_same_bits(splits, on_cuda, tmp_path):
+    start = prepare(splits, on_cuda)
+
+    def progress(record):
+        if record["epoch"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(splits, on_cuda, start=start, out=tmp_path, progress=progress)
+    continued = finetune(splits, on_cuda, start=start, out=tmp_path, resume=True)
+    assert same_weights(continued, finetune(splits, on_cuda))
+
+
+@pytest.mark.parametrize("method", ["lbfgs", "lm"])
+def test_refinement_repeats_and_follows_the_cpu(splits, on_cuda, method):
+    tuned = finetune(splits, on_cuda)
+    config = RefineConfig(method=method, evaluations=12, device="cuda")
+    first, second = refine(tuned, splits, config), refine(tuned, splits, config)
+    assert same_weights(first, second)
+    here = refine(tuned, splits, dataclasses.replace(config, device="cpu"))
+    for a, b in zip(first.metrics["history"], here.metrics["history"], strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_calculator_agrees_with_the_cpu_and_repeats(splits, on_cuda, dtype):
+    tuned = finetune(splits, dataclasses.replace(on_cuda, epochs=1))
+    frames = splits.valid[:3]
+    here = FineTunedCalculator(tuned, dtype=dtype).evaluate_batch(frames)
+    calculator = FineTunedCalculator(tuned, dtype=dtype, device="cuda")
+    there, again = calculator.evaluate_batch(frames), calculator.evaluate_batch(frames)
+    for a, b, c in zip(here, there, again, strict=True):
+        for key in ("energy", "forces", "stress"):
+            scale = max(float(np.abs(a[key]).max()), 1.0)
+            assert np.abs(np.asarray(a[key]) - b[key]).max() < TOLERANCE[dtype] * scale
+            assert np.array_equal(b[key], c[key])
