@@ -166,6 +166,9 @@ def construct(architecture: Mapping[str, Any]) -> torch.nn.Module:
         keywords[key] = None if value is None else o3.Irreps(value)
     gate = architecture["gate"]
     keywords["gate"] = None if gate is None else _GATES[gate]
+    # True would give the couplings another basis, of fewer weights, where cuequivariance is
+    # installed; what is installed must not decide what weights mean.
+    keywords["use_reduced_cg"] = False
     numbers = [int(z) for z in architecture["atomic_numbers"]]
     with default_dtype(DTYPES[architecture["built_dtype"]]), warnings.catch_warnings():
         # e3nn scripts its layers; TorchScript warns about each of them.
@@ -213,9 +216,10 @@ def load_tensors(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -
         )
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
+            hint = " (use_reduced_cg of mace-torch is not supported)"
             raise CheckpointError(
                 f"Tensor {name} has shape {tuple(tensor.shape)}, the architecture needs "
-                f"{tuple(wanted[name].shape)}."
+                f"{tuple(wanted[name].shape)}{hint if 'symmetric_contractions' in name else ''}."
             )
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"Tensor {name} holds numbers that are not finite.")

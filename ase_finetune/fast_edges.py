@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 # A block takes in one more atom while its padding stays below this many edges, which cost as much
-# as the calls for another block, or below this share of all its edges.
-PADDED_EDGES = 150
+# as the calls for another block on such a device, or below this share of all its edges.
+PADDED_EDGES = {"cpu": 150, "cuda": 2500}
 PADDED_SHARE = 0.05
 
 
@@ -67,7 +67,7 @@ class Edges:
         )
 
 
-def _blocks(species: np.ndarray, degree: np.ndarray) -> list[tuple[int, int, int]]:
+def _blocks(species: np.ndarray, degree: np.ndarray, padded: int) -> list[tuple[int, int, int]]:
     """Cut atoms, sorted by element and then by falling degree, into (start, stop, width)."""
     found, start = [], 0
     while start < len(degree):
@@ -76,7 +76,7 @@ def _blocks(species: np.ndarray, degree: np.ndarray) -> list[tuple[int, int, int
         while stop < len(degree) and species[stop] == species[start]:
             edges += max(int(degree[stop]), 1)
             waste = width * (stop + 1 - start) - edges
-            if waste > max(PADDED_EDGES, PADDED_SHARE * edges):
+            if waste > max(padded, PADDED_SHARE * edges):
                 break
             stop += 1
         found.append((start, stop, width))
@@ -104,9 +104,10 @@ def sort_edges(inputs: Mapping[str, torch.Tensor], far: float) -> Edges:
     order = np.lexsort((np.arange(n), -degree, species))
     inverse = np.empty_like(order)
     inverse[order] = np.arange(n)
+    padded = PADDED_EDGES.get(device.type, PADDED_EDGES["cpu"])
     widths = np.empty(n, dtype=np.int64)
     blocks = []
-    for start, stop, width in _blocks(species[order], degree[order]):
+    for start, stop, width in _blocks(species[order], degree[order], padded):
         blocks.append(Block(stop - start, width))
         widths[start:stop] = width
     # Real edges go to the front of their atom's row; the rest pads it from the atom to itself.

@@ -149,7 +149,7 @@ def test_sorted_edges_hold_every_edge_once_and_little_padding():
                  edges.vectors[real])  # fmt: skip
     assert np.allclose(found, rows(sender, receiver, wanted))
     waste = len(edges.sender) - int(real.sum())
-    assert waste <= PADDED_SHARE * len(sender) + PADDED_EDGES * len(edges.blocks)
+    assert waste <= PADDED_SHARE * len(sender) + PADDED_EDGES["cpu"] * len(edges.blocks)
 
 
 def test_parameters_stay_those_of_the_module():
