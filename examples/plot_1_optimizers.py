@@ -36,12 +36,15 @@ SYSTEMS = {  # name, and the conditions that stand for it, in order of preferenc
     "mos2": ("MoS$_2$", ["test_ood"]),
     "water_graphene": ("water on graphene", ["test_ood (md_500K)", "test_ood"]),
 }
+# Passes over the training frames, of which large sets need fewer.
+EPOCHS = {"acetylacetone": 10, "mo": 40, "mos2": 60, "water_graphene": 40}
 NAMES = {"md_600K": "600 K", "md_500K": "500 K", "test_ood": "out of distribution"}
 
 
 def command(system):
     """Return the command that makes a study."""
-    sizes = page.pick("--epochs 40 --default-dtype float32 --seeds 5", "--seeds 10")
+    sizes = f"--epochs {EPOCHS[system]} --default-dtype float32 --seeds 5"
+    sizes = page.pick(sizes, "--seeds 10")
     rest = "--optimizers all --refine lbfgs,lm --refine-evaluations 20 --controls all --workers 1"
     return f"ase-finetune study {system} {sizes} {rest} --out runs/study/{system}"
 

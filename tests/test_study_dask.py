@@ -38,6 +38,24 @@ def command(out, *more):
 
 
 @pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    pytest.importorskip("distributed")
+    out = tmp_path / "study"
+    program = [sys.executable, "-m", "ase_finetune.cli", *command(out, "--workers", "1")]
+    process = subprocess.Popen(
+        program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    while not list(out.rglob("state.pt")) and process.poll() is None:
+        time.sleep(0.1)
+    # A terminal sends it to all processes of the study.
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors.decode()
+    assert "the same command goes on from there" in errors.decode()
+    assert "Traceback" not in errors.decode()
+
+
+@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_nothing_but_time(tmp_path):
     pytest.importorskip("distributed")
     out = tmp_path / "study"

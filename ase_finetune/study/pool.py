@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from ase_finetune.study.run import Progress, execute, write_run
 Finished = list[tuple[Run, dict[str, Any]]]
 # How many workers may die with a run before it counts as failed.
 _DEATHS = 5
+_POLL_S = 0.05
 _SLURM_KEYS = ("queue", "account", "walltime", "memory", "interface", "directive", "prologue")
 _BEFORE_WALLTIME_S = 300
 
@@ -113,12 +115,10 @@ class DaskPool:
         UserError
             As the run did, or if the scheduler is lost or a worker cannot see the folder.
         """
-        try:
-            self.dask.wait(list(self.runs), timeout=timeout_s, return_when="FIRST_COMPLETED")
-        except (TimeoutError, self.dask.TimeoutError):  # one and the same from Python 3.11 on
-            return []
-        except self.dask.CancelledError as error:
-            raise UserError(_LOST) from error
+        # Ctrl-C may break the locks of Dask's own waiting, but not a sleep.
+        stop = time.monotonic() + timeout_s
+        while not any(future.done() for future in self.runs) and time.monotonic() < stop:
+            time.sleep(_POLL_S)
         found: Finished = []
         for future in [f for f in self.runs if f.done()]:
             run = self.runs.pop(future)

@@ -93,10 +93,11 @@ def ours(row: str, name: str, args: argparse.Namespace, folder: Path) -> tuple[C
     return Checkpoint.load(folder / row), run
 
 
-def peer(name: str, args: argparse.Namespace, folder: Path) -> tuple[Checkpoint, Run]:
+def peer(
+    splits: Splits, epochs: int, seed: int, E0s: str, folder: Path, dtype: str = "float64"
+) -> tuple[Checkpoint, Run]:
     """Fine-tune the exported seed by mace-torch on the same frames."""
-    splits = Splits.from_named(get_system(name).frames())
-    export("seed", folder / "seed.model", dtype="float64")
+    export("seed", folder / "seed.model", dtype=dtype)
     write(folder / "train.xyz", splits.train)
     write(folder / "valid.xyz", splits.valid)
     options = {
@@ -105,10 +106,10 @@ def peer(name: str, args: argparse.Namespace, folder: Path) -> tuple[Checkpoint,
         "multiheads_finetuning": False,
         "train_file": "train.xyz",
         "valid_file": "valid.xyz",
-        "E0s": args.peer_E0s,
-        "max_num_epochs": args.epochs,
-        "default_dtype": "float64",
-        "seed": args.seed,
+        "E0s": E0s,
+        "max_num_epochs": epochs,
+        "default_dtype": dtype,
+        "seed": seed,
         "plot": False,
     }
     run = mace_run_train(options, folder)
@@ -140,8 +141,10 @@ def table(name: str, args: argparse.Namespace) -> dict[str, Run]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for row in ROWS:
-            make = peer(name, args, folder) if row == "mace_run_train" else None
-            checkpoint, run = make or ours(row, name, args, folder)
+            if row == "mace_run_train":
+                checkpoint, run = peer(splits, args.epochs, args.seed, args.peer_E0s, folder)
+            else:
+                checkpoint, run = ours(row, name, args, folder)
             if row == "adamw + lm":
                 spent[row] += float(checkpoint.metrics["gradient_equivalents"])
                 before = runs["adamw"]
