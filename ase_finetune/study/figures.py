@@ -85,7 +85,8 @@ def ratios(study: Study, conditions: Sequence[Condition]) -> Figure | None:
         axes.set_title(condition.label, fontsize=9)
         axes.set_ylabel("Force RMSE / Adam's", fontsize=8)
     figure.supxlabel(
-        "Blue: better, hatched orange: worse, gray: not distinguished, or failed or too few seeds; "
+        "Blue: better, hatched orange: worse,\n"
+        "gray: not distinguished, or failed or too few seeds; "
         "lines: 95 % paired t",
         fontsize=7,
     )
