@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -202,6 +203,52 @@ def _compared(
         arm, against = key.split("|")
         found.append(Comparison(condition, family, arm, against, paired))
     return found
+
+
+@dataclass(frozen=True)
+class Reach:
+    """When an arm came to the lowest validation error of AdamW's learning curve.
+
+    Attributes
+    ----------
+    share
+        Of the gradient equivalents of AdamW's run, median over seeds; None if half of them or more
+        never came there.
+    reached, seeds
+        How many of how many.
+    """
+
+    share: float | None
+    reached: int
+    seeds: int
+
+
+def reach(study: Study, system: str, arm: str) -> Reach | None:
+    """Compare the learning curves of an arm and of AdamW, seed by seed; None without curves."""
+    shares = []
+    theirs = study.of(system, REFERENCE)
+    for seed, row in study.of(system, arm).items():
+        ours, target = _whole_curve(study, row), _whole_curve(study, theirs.get(seed, {}))
+        if ours and target:
+            lowest = min(error for _, error in target)
+            came = (spent for spent, error in ours if error <= lowest)
+            shares.append(next(came, math.inf) / target[-1][0])
+    if not shares:
+        return None
+    middle = statistics.median(shares)
+    reached = sum(math.isfinite(share) for share in shares)
+    return Reach(middle if math.isfinite(middle) else None, reached, len(shares))
+
+
+def _whole_curve(study: Study, row: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """Gradient equivalents and validation errors, those of the run that it started from first."""
+    found = [(float(spent), float(error)) for spent, error in row.get("curve") or ()]
+    parent = study.rows.get(row.get("run", {}).get("parent") or "")
+    if parent is None or not found:
+        return found
+    before = float(parent["budget"]["gradient_equivalents"])
+    later = [(before + spent, error) for spent, error in found]
+    return _whole_curve(study, parent) + later
 
 
 def no_decay(study: Study, system: str) -> dict[str, Any] | None:

@@ -27,6 +27,7 @@ import torch
 from cases import CASES, median_time, peak_memory_MB, random_checkpoint, save_model
 
 from ase_finetune import FineTunedCalculator
+from ase_finetune.architecture import default_dtype
 from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.determinism import repeatable
 from ase_finetune.graphs import build_graph, collate, predict
@@ -35,13 +36,13 @@ from ase_finetune.loss import Loss
 
 def peer_module(checkpoint: Checkpoint, side: str, dtype: str, device: str) -> torch.nn.Module:
     """Return mace-torch's module, as it is or converted to cuequivariance."""
-    if side == "cueq":
-        from mace.cli.convert_e3nn_cueq import run
+    module = checkpoint.module(dtype, device)
+    if side != "cueq":
+        return module
+    from mace.cli.convert_e3nn_cueq import run
 
-        with tempfile.TemporaryDirectory() as folder:
-            model = save_model(checkpoint, Path(folder) / "random.model", dtype)
-            return run(str(model), device=device, return_model=True)
-    return checkpoint.module(dtype, device)
+    with default_dtype(getattr(torch, dtype)):  # which the conversion sets and leaves
+        return run(module, device=device, return_model=True)
 
 
 def training_step(
