@@ -309,11 +309,10 @@ for system, study in studies.items():
 # What follows
 # ------------
 # On acetylacetone, where the study is sharp, **ScheduleFree is better than Adam**, by 6 % in
-# distribution and 3 % at 600 K; SGD and LAMB are worse in both, Ranger at 600 K, and AdamW at a decay
-# of 0.01 is Adam within 0.2 %. That is the paper's ScheduleFree, and
-# not its AdamW. On Mo, at 40 passes over 32 frames, **no optimizer is distinguished from Adam**:
-# the intervals span from 8 % (RAdam in distribution) to 90 % (Muon, whose learning rate is at the
-# edge of its grid).
+# distribution and 3 % at 600 K; SGD and LAMB are worse in both, Ranger at 600 K, and AdamW at a
+# decay of 0.01 is Adam within 0.2 %. That is the paper's ScheduleFree, and not its AdamW. On Mo,
+# at 40 passes over 32 frames, **no optimizer is distinguished from Adam**: the intervals span from
+# 8 % (RAdam in distribution) to 90 % (Muon, whose learning rate is at the edge of its grid).
 #
 # What matters more is where training starts, the learning rate (AdamW's trials in ``study.json``
 # differ by a factor of two), and how long one trains: on acetylacetone twenty more passes of
