@@ -78,7 +78,9 @@ def test_the_budget_to_adamws_error_is_read_from_the_curves():
     for row in rows.values():
         run, seed = row["run"], row["run"]["seed"]
         if run["purpose"] == "evaluation" and run["arm"] == "adamw":
-            row["curve"] = [[1.0, 9.0], [2.0, 5.0 + seed], [4.0, 6.0 + seed]]
+            # Thinned: the best epoch is not among the points.
+            row["curve"] = [[1.0, 9.0], [3.0, 6.0 + seed], [4.0, 6.0 + seed]]
+            row |= {"best_epoch": 2, "valid_force_rmse_meV_per_A": 5.0 + seed}
         if run["purpose"] == "evaluation" and run["arm"] == "soap":
             row["curve"] = [[1.0, 5.0 + seed if seed < 4 else 99.0], [4.0, 90.0]]
         if run["arm"] == "adamw+lbfgs":
@@ -92,7 +94,7 @@ def test_the_budget_to_adamws_error_is_read_from_the_curves():
     assert "| 0.25 (3/5) |" in markdown(again)
     for row in rows.values():
         if row["run"]["arm"] == "soap" and row["run"]["seed"] == 1:
-            row["curve"] = [[4.0, 90.0]]
+            row |= {"curve": None, "outcome": "failed"}
     assert reach(make_study(made.plan, rows), "mo", "soap") == Reach(None, 2, 5)
 
 

@@ -229,10 +229,10 @@ def reach(study: Study, system: str, arm: str) -> Reach | None:
     theirs = study.of(system, REFERENCE)
     for seed, row in study.of(system, arm).items():
         ours, target = _whole_curve(study, row), _whole_curve(study, theirs.get(seed, {}))
-        if ours and target:
+        if target and (ours or row["outcome"] != "ok"):
             lowest = min(error for _, error in target)
-            came = (spent for spent, error in ours if error <= lowest)
-            shares.append(next(came, math.inf) / target[-1][0])
+            came = [spent for spent, error in ours if error <= lowest]
+            shares.append(min(came, default=math.inf) / max(spent for spent, _ in target))
     if not shares:
         return None
     middle = statistics.median(shares)
@@ -241,8 +241,13 @@ def reach(study: Study, system: str, arm: str) -> Reach | None:
 
 
 def _whole_curve(study: Study, row: Mapping[str, Any]) -> list[tuple[float, float]]:
-    """Gradient equivalents and validation errors, those of the run that it started from first."""
+    """Gradient equivalents and validation errors, with those of the run that it started from.
+
+    Stored curves are thinned, and the best epoch, which is one gradient equivalent, is beside them.
+    """
     found = [(float(spent), float(error)) for spent, error in row.get("curve") or ()]
+    if found and "best_epoch" in row:
+        found.append((float(row["best_epoch"]), float(row["valid_force_rmse_meV_per_A"])))
     parent = study.rows.get(row.get("run", {}).get("parent") or "")
     if parent is None or not found:
         return found
