@@ -268,9 +268,9 @@ for path in trained:
         print(f"{one['condition']}: rho {one['rho']:.2f} [{one['low']:.2f}, {one['high']:.2f}]")
 
 # %%
-# Every interval includes zero, and nine optimizers of which four share a preconditioner cannot do
-# better. Among the first-order ones SOAP takes the most off kappa, and on acetylacetone it is not
-# distinguished from Adam in distribution and worse out of it.
+# Every interval includes zero. Among the first-order ones SOAP takes the most off kappa, and on
+# acetylacetone it is not distinguished from Adam, but for all frames out of distribution together,
+# on which it is worse.
 
 # %%
 # Before and after refinement
