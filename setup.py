@@ -56,7 +56,7 @@ setup(
         "typer>=0.12",
     ],
     extras_require={
-        "test": ["mypy>=1.11", "pytest>=8.0", "ruff>=0.6", "types-PyYAML"],
+        "test": ["mypy>=1.11", "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.6", "types-PyYAML"],
         "study": ["dask[distributed]>=2024.1", "dask-jobqueue>=0.8"],
         "gallery": ["furo>=2025.12", "sphinx>=9.0", "sphinx-gallery>=0.22"],
         "dft": ["pyscf>=2.6", "dftd3>=1.0"],

@@ -229,6 +229,29 @@ def load_tensors(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -
             state[name].copy_(tensor)
 
 
+def check_couplings(module: torch.nn.Module) -> None:
+    """Refuse a module whose weights belong to other coupling tensors than :func:`build` makes.
+
+    Raises
+    ------
+    FoundationError
+        If it was made with ``use_reduced_cg`` where cuequivariance was installed.
+    """
+    if not getattr(module, "use_reduced_cg", False):
+        return
+    architecture = describe(module)
+    one = {**architecture, "atomic_numbers": architecture["atomic_numbers"][:1]}
+    theirs = dict(module.named_buffers())
+    for name, ours in build(one, dtype=DTYPES[dtype_name(module)]).named_buffers():
+        if "U_matrix" in name and not (
+            ours.shape == theirs[name].shape and torch.allclose(ours, theirs[name], atol=1e-6)
+        ):
+            raise FoundationError(
+                "The foundation has the reduced couplings of cuequivariance (use_reduced_cg of "
+                "mace-torch), which are not supported; train it without."
+            )
+
+
 def single_head(module: torch.nn.Module, head: str | None) -> torch.nn.Module:
     """Return the module reduced to one head; a single-head module comes back as it is.
 

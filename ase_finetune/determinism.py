@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+import torch.utils.deterministic
+
+# cuBLAS reads this when it is first used in a process, so it is set before that and stays.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+_settings: Any = torch.utils.deterministic
+_lock = threading.Lock()
+_inside = 0
+_before = (False, False, True)
 
 
 @contextlib.contextmanager
@@ -14,7 +24,8 @@ def repeatable(device: str) -> Iterator[None]:
     """Let PyTorch add up in a fixed order while the body runs.
 
     A CPU does by itself. CUDA adds with atomic operations, in any order, unless it is told; an
-    operation without a fixed order is then an error of PyTorch's, not a wrong digit.
+    operation without a fixed order is then an error of PyTorch's, not a wrong digit. The switch
+    is the whole process's; it goes back when the last of several threads leaves.
 
     Parameters
     ----------
@@ -24,12 +35,33 @@ def repeatable(device: str) -> Iterator[None]:
     if not device.startswith("cuda"):
         yield
         return
-    # Read by cuBLAS when it is first used.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True)
+    _enter()
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        _leave()
+
+
+def _enter() -> None:
+    global _inside, _before
+    with _lock:
+        if _inside == 0:
+            _before = (
+                torch.are_deterministic_algorithms_enabled(),
+                torch.is_deterministic_algorithms_warn_only_enabled(),
+                _settings.fill_uninitialized_memory,
+            )
+            torch.use_deterministic_algorithms(True)
+            # Only to find programs that read what they never wrote.
+            _settings.fill_uninitialized_memory = False
+        _inside += 1
+
+
+def _leave() -> None:
+    global _inside
+    with _lock:
+        _inside -= 1
+        if _inside == 0:
+            enabled, warn_only, fill = _before
+            torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+            _settings.fill_uninitialized_memory = fill

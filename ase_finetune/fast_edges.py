@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 # A block takes in one more atom while its padding stays below this many edges, which cost as much
-# as the calls for another block on such a device, or below this share of all its edges.
+# as the calls for another block on a CPU (by measurement) and on a GPU (by estimate), or below this
+# share of all its edges.
 PADDED_EDGES = {"cpu": 150, "cuda": 2500}
 PADDED_SHARE = 0.05
 

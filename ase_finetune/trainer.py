@@ -63,19 +63,17 @@ def finetune(
 
     Parameters
     ----------
-    splits
-        Labelled frames; ``valid`` chooses the weights.
-    config
-        Settings.
+    splits, config
+        Labelled frames, of which ``valid`` chooses the weights, and settings.
     start
-        What :func:`ase_finetune.start.prepare` returned for these splits and settings.
+        What :func:`ase_finetune.start.prepare` returned for them.
     out
-        Folder for ``state.pt``, written while training so that a stopped run can go on.
+        Folder for ``state.pt``, from which a stopped run can go on.
     progress
         Called with the record of each epoch, as in the log.
     steps
         Called with the record of each optimizer step: loss, gradient norm before clipping and
-        learning rate. A step that is done again, after a divergence, is reported again.
+        learning rate; again for a step that is done again, after a divergence.
     resume
         Continue from ``state.pt`` in ``out``, to the same bits as a run that was not stopped.
 
@@ -91,8 +89,7 @@ def finetune(
 
     Notes
     -----
-    Started by ``torchrun``, the processes share the frames of every step, and all of them return
-    the checkpoint; only the first writes and reports.
+    Processes of ``torchrun`` share the frames of every step; all return, the first alone writes.
     """
     begin = start or prepare(splits, config)
     folder = None if out is None else Path(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -60,6 +61,18 @@ def test_E0s_keep_double_precision_in_float32(checkpoint):
         atoms.calc = FineTunedCalculator(checkpoint, dtype=dtype)
         energies.append(atoms.get_potential_energy())
     assert energies[0] == pytest.approx(energies[1], abs=1e-5)
+
+
+def test_what_is_installed_does_not_decide_what_weights_mean(checkpoint):
+    """With cuequivariance beside it, mace-torch would build couplings of fewer weights."""
+    named = {**checkpoint.architecture, "use_reduced_cg": True}
+    other = dataclasses.replace(checkpoint, architecture=named)
+    assert other.module().use_reduced_cg is False
+    assert other.probe() == checkpoint.probe()
+    name = next(key for key in checkpoint.tensors if key.endswith("weights_max"))
+    fewer = {**checkpoint.tensors, name: checkpoint.tensors[name][:, :-1]}
+    with pytest.raises(CheckpointError, match="use_reduced_cg of mace-torch is not supported"):
+        dataclasses.replace(checkpoint, tensors=fewer).module()
 
 
 def test_saving_replaces_a_checkpoint_and_nothing_else(checkpoint, saved, tmp_path):

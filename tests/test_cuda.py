@@ -21,6 +21,7 @@ from ase_finetune import FineTunedCalculator
 from ase_finetune.config import RefineConfig
 from ase_finetune.evaluate import predict_frames
 from ase_finetune.fast_mace import accelerate
+from ase_finetune.optimizers import list_optimizers
 from ase_finetune.refinement import refine
 from ase_finetune.start import prepare
 from ase_finetune.trainer import finetune
@@ -57,7 +58,7 @@ def test_fast_evaluation_gives_the_numbers_of_mace_torch_on_a_cpu(kind, dtype):
 
 
 @pytest.mark.parametrize("fast", [True, False])
-@pytest.mark.parametrize("optimizer", ["adam", "schedulefree", "muon", "soap"])
+@pytest.mark.parametrize("optimizer", list_optimizers())
 def test_training_repeats_to_the_bit_and_follows_the_cpu(splits, tiny_config, optimizer, fast):
     average = {} if optimizer != "schedulefree" else {"ema_decay": 0.0}
     on_cpu = dataclasses.replace(

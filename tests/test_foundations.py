@@ -68,6 +68,22 @@ def test_several_heads_need_a_choice(tmp_path):
         load_foundation(path, [42])
 
 
+def test_couplings_of_another_basis_are_refused(tmp_path):
+    module = random_mace("MP-0", [29, 42])
+    module.use_reduced_cg = True
+    torch.save(module, tmp_path / "same.model")
+    with pytest.warns(UserWarning, match="executes code"):
+        load_foundation(tmp_path / "same.model")
+    contraction = module.products[0].symmetric_contractions.contractions[0]
+    contraction.U_matrix_3 *= -1.0
+    torch.save(module, tmp_path / "other.model")
+    with (
+        pytest.warns(UserWarning, match="executes code"),
+        pytest.raises(FoundationError, match="reduced couplings"),
+    ):
+        load_foundation(tmp_path / "other.model")
+
+
 def test_missing_element_is_named(tmp_path):
     path = tmp_path / "foundation.model"
     torch.save(random_mace("MP-0 L0", [1, 8]), path)

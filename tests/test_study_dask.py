@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -45,11 +46,15 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     process = subprocess.Popen(
         program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
-    while not list(out.rglob("state.pt")) and process.poll() is None:
-        time.sleep(0.1)
-    # A terminal sends it to all processes of the study.
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    try:
+        while not list(out.rglob("state.pt")) and process.poll() is None:
+            time.sleep(0.1)
+        # A terminal sends it to all processes of the study.
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=300)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130, errors.decode()
     assert "the same command goes on from there" in errors.decode()
     assert "Traceback" not in errors.decode()

@@ -18,10 +18,12 @@ from ase_finetune.study.plan import Plan
 from ase_finetune.study.store import load, write_study
 from ase_finetune.study.tables import (
     Condition,
+    Reach,
     correlations,
     figure_condition,
     make_study,
     no_decay,
+    reach,
 )
 from ase_finetune.study.text import markdown
 
@@ -68,6 +70,32 @@ def test_planted_differences_are_found_and_planted_equality_is_not():
         }
     soap = made.ratio(Condition("mo", "test_id"), "soap", "adamw", "against adamw")
     assert soap.ratio == pytest.approx(math.exp(-0.3), rel=0.05)
+
+
+def test_the_budget_to_adamws_error_is_read_from_the_curves():
+    made = study(refine=("lbfgs",), refine_on=("adamw",))
+    rows = {path: dict(row) for path, row in made.rows.items()}
+    for row in rows.values():
+        run, seed = row["run"], row["run"]["seed"]
+        if run["purpose"] == "evaluation" and run["arm"] == "adamw":
+            # Thinned: the best epoch is not among the points.
+            row["curve"] = [[1.0, 9.0], [3.0, 6.0 + seed], [4.0, 6.0 + seed]]
+            row |= {"best_epoch": 2, "valid_force_rmse_meV_per_A": 5.0 + seed}
+        if run["purpose"] == "evaluation" and run["arm"] == "soap":
+            row["curve"] = [[1.0, 5.0 + seed if seed < 4 else 99.0], [4.0, 90.0]]
+        if run["arm"] == "adamw+lbfgs":
+            row["curve"] = [[3.0, 0.1]]
+    again = make_study(made.plan, rows)
+    assert reach(again, "mo", "soap") == Reach(0.25, 3, 5)
+    assert reach(again, "mo", "adamw") == Reach(0.5, 5, 5)
+    # What the start has reached counts.
+    assert reach(again, "mo", "adamw+lbfgs") == Reach(0.5, 5, 5)
+    assert reach(again, "mo", "zero-shot") is None
+    assert "| 0.25 (3/5) |" in markdown(again)
+    for row in rows.values():
+        if row["run"]["arm"] == "soap" and row["run"]["seed"] == 1:
+            row |= {"curve": None, "outcome": "failed"}
+    assert reach(make_study(made.plan, rows), "mo", "soap") == Reach(None, 2, 5)
 
 
 def test_a_ratio_is_that_of_the_rows():

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ase_finetune._mace import quiet_and_safe
-from ase_finetune.architecture import DTYPES, describe, prune, single_head
+from ase_finetune.architecture import DTYPES, check_couplings, describe, prune, single_head
 from ase_finetune.checkpoint import SEED, Checkpoint
 from ase_finetune.errors import CheckpointError, FoundationError
 from ase_finetune.graphs import build_graph, collate, predict
@@ -98,6 +98,7 @@ def load_foundation(
     else:
         file = path if path.is_file() else _download(str(name))
         module = single_head(_unpickle(file), head)
+        check_couplings(module)
         E0s = _own_E0s(module)
         digest = _sha256(file)
     kept = _pruned(module, elements) if elements is not None else module

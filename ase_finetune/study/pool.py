@@ -115,7 +115,7 @@ class DaskPool:
         UserError
             As the run did, or if the scheduler is lost or a worker cannot see the folder.
         """
-        # Ctrl-C may break the locks of Dask's own waiting, but not a sleep.
+        # Ctrl-C can break the locks of Dask's own waiting, but not a sleep, and here a study waits.
         stop = time.monotonic() + timeout_s
         while not any(future.done() for future in self.runs) and time.monotonic() < stop:
             time.sleep(_POLL_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -202,6 +203,57 @@ def _compared(
         arm, against = key.split("|")
         found.append(Comparison(condition, family, arm, against, paired))
     return found
+
+
+@dataclass(frozen=True)
+class Reach:
+    """When an arm came to the lowest validation error of AdamW's learning curve.
+
+    Attributes
+    ----------
+    share
+        Of the gradient equivalents of AdamW's run, median over seeds; None if half of them or more
+        never came there.
+    reached, seeds
+        How many of how many.
+    """
+
+    share: float | None
+    reached: int
+    seeds: int
+
+
+def reach(study: Study, system: str, arm: str) -> Reach | None:
+    """Compare the learning curves of an arm and of AdamW, seed by seed; None without curves."""
+    shares = []
+    theirs = study.of(system, REFERENCE)
+    for seed, row in study.of(system, arm).items():
+        ours, target = _whole_curve(study, row), _whole_curve(study, theirs.get(seed, {}))
+        if target and (ours or row["outcome"] != "ok"):
+            lowest = min(error for _, error in target)
+            came = [spent for spent, error in ours if error <= lowest]
+            shares.append(min(came, default=math.inf) / max(spent for spent, _ in target))
+    if not shares:
+        return None
+    middle = statistics.median(shares)
+    reached = sum(math.isfinite(share) for share in shares)
+    return Reach(middle if math.isfinite(middle) else None, reached, len(shares))
+
+
+def _whole_curve(study: Study, row: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """Gradient equivalents and validation errors, with those of the run that it started from.
+
+    Stored curves are thinned, and the best epoch, which is one gradient equivalent, is beside them.
+    """
+    found = [(float(spent), float(error)) for spent, error in row.get("curve") or ()]
+    if found and "best_epoch" in row:
+        found.append((float(row["best_epoch"]), float(row["valid_force_rmse_meV_per_A"])))
+    parent = study.rows.get(row.get("run", {}).get("parent") or "")
+    if parent is None or not found:
+        return found
+    before = float(parent["budget"]["gradient_equivalents"])
+    later = [(before + spent, error) for spent, error in found]
+    return _whole_curve(study, parent) + later
 
 
 def no_decay(study: Study, system: str) -> dict[str, Any] | None:

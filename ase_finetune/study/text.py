@@ -15,6 +15,7 @@ from ase_finetune.study.tables import (
     correlations,
     geometric_mean,
     no_decay,
+    reach,
 )
 
 _ENERGY = "energy_rmse_meV_per_atom"
@@ -131,16 +132,25 @@ def _budget(study: Study, system: str) -> str:
                 _number(_mean([gradients for gradients, _ in total]), 0),
                 _number(_mean([seconds for _, seconds in total]), 0),
                 _number(_mean(wall), 2),
+                _reach(study, system, name),
             ]
         )
     for name, choice in chosen.items():
         if choice.lr is None:
             tried = " ".join(f"{short(lr)}!" for lr, _ in choice.trials)
-            rows.append([name, "none", tried, "-", "-", "-", "-"])
-    table = _table(
-        ["arm", "lr", "tried (! failed)", "seeds", "gradient equivalents", "wall s", "s each"], rows
+            rows.append([name, "none", tried, "-", "-", "-", "-", "-"])
+    head = ["arm", "lr", "tried (! failed)", "seeds", "gradient equivalents", "wall s", "s each"]
+    note = (
+        "Budgets of refined arms hold those of the arm they started from. Last column: share of "
+        f"{REFERENCE}'s budget after which the validation error was down to {REFERENCE}'s lowest, "
+        "median over seeds, and on how many of them it ever was."
     )
-    return table + "\n\nBudgets of refined arms hold those of the arm they started from."
+    return f"{_table([*head, f'to {REFERENCE}'], rows)}\n\n{note}"
+
+
+def _reach(study: Study, system: str, arm: str) -> str:
+    found = reach(study, system, arm)
+    return "-" if found is None else f"{_number(found.share, 2)} ({found.reached}/{found.seeds})"
 
 
 def _mean(values: Sequence[float]) -> float | None:

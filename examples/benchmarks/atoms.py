@@ -4,9 +4,9 @@
     python atoms.py --device cuda
 
 bcc Mo, from 16 atoms to 5,488, the MACE-MP-0 small shape with random weights; energy, forces and
-stress of rattled atoms, neighbor list included. On a CPU every number comes from a process of its
-own. A side that runs out of memory says so and is not asked for more atoms. Prints one JSON line a
-size; run it on an idle machine.
+stress of rattled atoms, neighbor list included. Every number comes from a process of its own. A
+side that runs out of memory says so and is not asked for more atoms. Prints one JSON line a size;
+run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -42,28 +42,22 @@ def cells(repeat: int) -> list[Any]:
     return [atoms]
 
 
-def in_memory(side: str, repeat: int, args: argparse.Namespace) -> dict[str, float]:
-    """Seconds and MB of a step in this process."""
-    CASES["cells"] = lambda: cells(repeat)
-    return measure(side, "md", "cells", args.dtype, args.device, args.threads)
-
-
 def alone(side: str, repeat: int, args: argparse.Namespace) -> dict[str, float]:
-    """The same in a process of its own, with bounded memory."""
+    """Seconds and MB of a step in a process of its own, on a CPU with bounded memory."""
     command = [sys.executable, __file__, "--measure", side, str(repeat), "--dtype", args.dtype]
-    command += ["--threads", str(args.threads), "--memory-GB", str(args.memory_GB)]
+    command += ["--device", args.device, "--threads", str(args.threads)]
+    command += ["--memory-GB", str(args.memory_GB)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RuntimeError(done.stderr or f"killed by signal {-done.returncode}")
+        raise RuntimeError(f"{done.stderr}\nended with {done.returncode}")
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
 def step_time(side: str, repeat: int, args: argparse.Namespace) -> dict[str, Any]:
     """Seconds and MB of a step, or what stopped it."""
-    run = in_memory if args.device == "cuda" else alone
     try:
-        found = run(side, repeat, args)
+        found = alone(side, repeat, args)
     except RuntimeError as error:
         if any(words in str(error) for words in OUT_OF_MEMORY):
             return {"stopped": "out of memory"}
@@ -89,8 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.measure:
         side, repeat = args.measure[0], int(args.measure[1])
-        limit_memory(args.memory_GB)
-        print(json.dumps(in_memory(side, repeat, args)))
+        if args.device == "cpu":
+            limit_memory(args.memory_GB)
+        CASES["cells"] = lambda: cells(repeat)
+        print(json.dumps(measure(side, "md", "cells", args.dtype, args.device, args.threads)))
         return
     place = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} threads"
     stopped: dict[str, dict[str, Any]] = {}

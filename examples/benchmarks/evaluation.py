@@ -5,8 +5,8 @@
 
 The peer of the training step is mace-torch's own module inside this project's trainer, that is
 `--no-accelerate`; that of the MD step is ``mace.calculators.MACECalculator``. With ``--peer cueq``
-both are converted to cuequivariance (which has to be installed). On a CPU all sides run in
-processes of their own. On a GPU ours adds up in a fixed order, so that the same seed gives the
+both are converted to cuequivariance (which has to be installed). All sides run in processes of
+their own. On a GPU ours adds up in a fixed order, so that the same seed gives the
 same bits; the peers do not. Prints one JSON line for each, seconds and peak memory; a ratio above
 1 means that ours is faster. Run it on an idle machine.
 """
@@ -27,6 +27,7 @@ import torch
 from cases import CASES, median_time, peak_memory_MB, random_checkpoint, save_model
 
 from ase_finetune import FineTunedCalculator
+from ase_finetune.architecture import default_dtype
 from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.determinism import repeatable
 from ase_finetune.graphs import build_graph, collate, predict
@@ -35,13 +36,13 @@ from ase_finetune.loss import Loss
 
 def peer_module(checkpoint: Checkpoint, side: str, dtype: str, device: str) -> torch.nn.Module:
     """Return mace-torch's module, as it is or converted to cuequivariance."""
-    if side == "cueq":
-        from mace.cli.convert_e3nn_cueq import run
+    module = checkpoint.module(dtype, device)
+    if side != "cueq":
+        return module
+    from mace.cli.convert_e3nn_cueq import run
 
-        with tempfile.TemporaryDirectory() as folder:
-            model = save_model(checkpoint, Path(folder) / "random.model", dtype)
-            return run(str(model), device=device, return_model=True)
-    return checkpoint.module(dtype, device)
+    with default_dtype(getattr(torch, dtype)):  # which the conversion sets and leaves
+        return run(module, device=device, return_model=True)
 
 
 def training_step(
@@ -98,9 +99,6 @@ def measure(
 ) -> dict[str, float]:
     """Time one side in this process; seconds and peak memory in MB."""
     warnings.filterwarnings("ignore")
-    if device == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
     torch.set_num_threads(threads)
     frames = CASES[case]()
     checkpoint = random_checkpoint(frames, dtype)
@@ -124,13 +122,7 @@ def measure(
 
 
 def measure_alone(*arguments: str) -> dict[str, float]:
-    """Run `measure` in a process of its own, whose allocator nobody else has touched.
-
-    A GPU keeps the memory of every side apart by itself.
-    """
-    if "cuda" in arguments:
-        *names, threads = arguments
-        return measure(*names, int(threads))
+    """Run `measure` in a process of its own, whose allocator nobody else has touched."""
     done = subprocess.run(
         [sys.executable, __file__, "--measure", *arguments],
         capture_output=True,

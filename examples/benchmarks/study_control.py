@@ -5,7 +5,8 @@
 
 Every evaluation seed of the study draws its frames; mace-torch trains the exported seed on them for
 as many epochs and in the same precision, with the settings that its README gives for fine-tuning
-(`accuracy.README_OF_MACE`, batches of 2), not tuned. ``external.json`` in the folder holds errors
+(`accuracy.README_OF_MACE`, batches of 2), not tuned, and chooses its weights by its own validation
+loss. ``external.json`` in the folder holds errors
 and wall time, and seeds that it has are left out.
 """
 
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accuracy import peer
+from accuracy import README_OF_MACE, peer
 
 from ase_finetune import Splits
 from ase_finetune.evaluate import predict_frames
@@ -49,7 +50,7 @@ def control(system: str, seed: int, base: dict[str, Any], *, resplit: bool) -> d
         "system": system,
         "arm": ARM,
         "seed": seed,
-        "lr": 0.01,
+        "lr": README_OF_MACE["lr"],
         "epochs": base["epochs"],
         "valid_force_rmse_meV_per_A": errors["valid"]["force_rmse_meV_per_A"],
         "budget": {"gradient_equivalents": float(base["epochs"]), "wall_s": run.seconds},
