@@ -39,6 +39,7 @@ ATOMS = "IsolatedAtom"
 ADSORPTION = "adsorption"
 FIRST_FRAMES = 7  # cover all splits
 CUTOFFS = (600.0, CUTOFF_RY, 1200.0, 800.0, 400.0)
+SHEET_AT_GAMMA = "sheet_gamma"
 CONVERGENCE_FRAMES = ("md_300K_10_09_00", "md_300K_08_00_00", "md_500K_10_00_00")
 
 
@@ -180,14 +181,17 @@ def plan_levels() -> dict[str, Level]:
 
 
 def convergence_jobs() -> Iterator[Job]:
-    """Yield three frames at cutoffs the largest of which judges that of the labels.
+    """Yield three frames at cutoffs the largest of which judges that of the labels, and the sheet.
 
-    At Gamma, which costs less: the grid does the same at every k-point.
+    At Gamma, which costs less; the grid and the density on it are the same at every k-point. What
+    Gamma alone does to a perfect sheet is the reason for the mesh.
     """
     geometries = sampled()
+    gamma = replace(LEVEL, kpts=(1, 1, 1))
+    yield Job(SHEET_AT_GAMMA, "convergence", adsorption_structures()["sheet"], gamma)
     for cutoff in CUTOFFS:
         for name in CONVERGENCE_FRAMES:
             if name not in geometries:
                 continue
-            level = replace(LEVEL, kpts=(1, 1, 1), cutoff_Ry=cutoff)
+            level = replace(gamma, cutoff_Ry=cutoff)
             yield Job(f"{name}_{cutoff:.0f}Ry", "convergence", _bare(geometries[name]), level)

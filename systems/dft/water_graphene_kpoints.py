@@ -20,7 +20,7 @@ from ase import Atoms
 
 from systems.dft.cp2k import runner
 from systems.dft.shards import read_shard
-from systems.dft.water_graphene_frames import CONVERGENCE, LEVEL
+from systems.dft.water_graphene_frames import CONVERGENCE, LEVEL, SHEET_AT_GAMMA
 from systems.system import DATA
 
 TABLE = DATA / "water_graphene_kpoints.json"
@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--cp2k", default="cp2k.popt", help="the program")
     runs = runner("water_graphene_kpoints.py", parser.parse_args().cp2k)
-    sheet = read_shard(CONVERGENCE)["sheet_gamma"]
+    sheet = read_shard(CONVERGENCE)[SHEET_AT_GAMMA]
     first = row((1, 1), sheet, sheet.arrays["REF_forces"], sheet.info["REF_energy"])
     # Its energy has dispersion and another cutoff, so it is not compared.
     rows = [{**first, "energy_eV_per_atom": None}]
