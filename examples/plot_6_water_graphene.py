@@ -178,12 +178,12 @@ for name, run in runs.items():
         print(f"{'':16} the refinement was not accepted: these are the weights of Adam")
 
 # %%
-# Fine-tuning improves the forces on the water and hardly those on the carbon, whose error stays
-# near that of the seed under every strategy. The labels are to blame: they are computed at the
-# Gamma point alone, which in this cell pulls at the carbon atoms of a *perfect* sheet with up to
-# 1.16 eV/Å (`systems/data/water_graphene_kpoints.json`), where symmetry allows no force. No
-# potential can learn that. Until the frames are labelled again with k-points, read these runs as
-# dynamics of water over a sheet, and not as a test of graphene.
+# **These potentials were trained on earlier labels**, computed at the Gamma point alone, which in
+# this cell pulls at the carbon atoms of a *perfect* sheet with up to 1.16 eV/Å
+# (`systems/data/water_graphene_kpoints.json`), where symmetry allows no force; no potential can
+# learn that, hence the errors on carbon. The bundled frames have since been labelled with
+# k-points, and ``--compute`` makes the page anew. Until then read these runs as dynamics of water
+# over a sheet, and not as a test of graphene.
 #
 # What they show
 # --------------

@@ -53,8 +53,6 @@ class System:
         ``(calculator, progress) -> result`` by property, in order.
     recipe : mapping of str to object
         Settings of a fine-tuning that suits these data, by the names of the command line.
-    caution : str
-        What is known to be wrong with the data, as a sentence; empty if nothing is.
     """
 
     name: str
@@ -65,7 +63,6 @@ class System:
     data_file: Path
     computations: Mapping[str, Computation]
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    caution: str = ""
 
     @property
     def properties(self) -> tuple[str, ...]:

@@ -153,18 +153,12 @@ SYSTEM = System(
     name="water_graphene",
     description="Water on graphene: 4 to 14 H2O on 32 C, 300 K and 500 K",
     level_of_theory=(
-        "CP2K 2023.1 PBE-D3(BJ), DZVP-MOLOPT-SR-GTH, GTH-PBE, 1000 Ry, Gamma, Fermi-Dirac smearing "
-        "300 K, free energy, cell height 16 A"
+        "CP2K 2023.1 PBE-D3(BJ), DZVP-MOLOPT-SR-GTH, GTH-PBE, 1000 Ry, k-mesh 2x2x1, Fermi-Dirac "
+        "smearing 300 K, free energy, cell height 16 A"
     ),
     license="CC-BY-4.0",
     elements=("H", "C", "O"),
     data_file=DATA_FILE,
     computations={"adsorption": _adsorption, "dynamics": _dynamics},
     recipe=RECIPE,
-    caution=(
-        "The Gamma point of this cell is too little for graphene: atoms of the perfect sheet feel "
-        "up to 1.16 eV/A along y, where symmetry allows none, and no potential can follow "
-        "(systems/data/water_graphene_kpoints.json). Do not trust the forces on carbon until the "
-        "frames are labelled again with k-points."
-    ),
 )

@@ -31,7 +31,7 @@ from ase_finetune.cli.arguments import (
     ValidFraction,
 )
 from ase_finetune.cli.curvature import curvature
-from ase_finetune.cli.data import frames_of, frames_of_system, splits_of, warn
+from ase_finetune.cli.data import frames_of, splits_of
 from ase_finetune.cli.doctor import doctor
 from ase_finetune.cli.export import export
 from ase_finetune.cli.guard import guarded
@@ -82,7 +82,7 @@ def run(
 
     chosen = get_system(system)
     config, refine_config = resolve(settings, refine_evaluations, chosen.recipe)
-    splits = Splits.from_named(frames_of_system(system))
+    splits = Splits.from_named(chosen.frames())
     _job(
         splits,
         config,
@@ -155,8 +155,6 @@ def _job(
     provenance: dict[str, Any] = {}
     if system is not None:
         provenance = {"system": system.name, "level_of_theory": system.level_of_theory}
-        if system.caution:
-            provenance["caution"] = system.caution
     if is_first():
         check_folder(out, overwrite=overwrite, resume=resume)
     with TerminalReporter() as reporter:
@@ -347,7 +345,6 @@ def properties(
         )
     *given, system = names or []
     chosen = get_system(system)
-    warn(chosen)
     wished = chosen_properties(chosen, only)
     if calculator is not None:
         if not accelerate:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from ase_finetune.cli.arguments import Keys
 from ase_finetune.errors import ConfigError
 
@@ -14,7 +12,6 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from ase_finetune.data.splits import Splits
-    from systems.system import System
 
 
 def splits_of(
@@ -35,11 +32,12 @@ def splits_of(
         If neither or both are given.
     """
     from ase_finetune.data.splits import Splits
+    from systems import get_system
 
     if (data is None) == (system is None):
         raise ConfigError("Give either --data with your frames or --system with a bundled one.")
     if system is not None:
-        return Splits.from_named(frames_of_system(system)), system
+        return Splits.from_named(get_system(system).frames()), system
     assert data is not None
     energy, forces, stress_key = keys
     splits = Splits.from_files(
@@ -56,21 +54,6 @@ def splits_of(
     return splits, data.stem
 
 
-def frames_of_system(name: str) -> dict[str, list[Atoms]]:
-    """Return the frames of a bundled system by split, and say what is wrong with them."""
-    from systems import get_system
-
-    system = get_system(name)
-    warn(system)
-    return system.frames()
-
-
-def warn(system: System) -> None:
-    """Say on stderr what is wrong with the data of a bundled system, if anything is."""
-    if system.caution:
-        typer.echo(f"Caution, {system.name}: {system.caution}", err=True)
-
-
 def frames_of(data: list[Path] | None, system: str | None, keys: Keys) -> dict[str, list[Atoms]]:
     """Return labelled frames by split of a system, or by name of file.
 
@@ -80,11 +63,12 @@ def frames_of(data: list[Path] | None, system: str | None, keys: Keys) -> dict[s
         If neither or both are given, or two files share a name.
     """
     from ase_finetune.data.read import read_frames
+    from systems import get_system
 
     if (not data) == (system is None):
         raise ConfigError("Give either --data with labelled frames or --system with a bundled one.")
     if system is not None:
-        return frames_of_system(system)
+        return get_system(system).frames()
     energy, forces, stress = keys
     found: dict[str, list[Atoms]] = {}
     for path in data or []:

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 
 from ase_finetune.cli.arguments import Json
-from ase_finetune.cli.data import warn
 from ase_finetune.cli.guard import guarded
 from ase_finetune.cli.options import read_config
 from ase_finetune.errors import ConfigError
@@ -177,9 +176,7 @@ def _base(systems: list[str], changes: Mapping[str, Any]) -> dict[str, dict[str,
             raise ConfigError(f"A study sets {name} itself; take it out of the settings.")
     found = {}
     for name in dict.fromkeys(systems):
-        system = get_system(name)
-        warn(system)
-        recipe = {k: v for k, v in system.recipe.items() if k not in (*_OWN, "refine")}
+        recipe = {k: v for k, v in get_system(name).recipe.items() if k not in (*_OWN, "refine")}
         found[name] = {**recipe, **FAIR, **changes}
     return found
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ase_finetune.cli.arguments import Json
-from ase_finetune.cli.data import warn
 from ase_finetune.cli.guard import guarded
 from ase_finetune.errors import ConfigError
 
@@ -22,7 +21,6 @@ def described(system: System) -> dict[str, Any]:
     return {
         "description": system.description,
         "level_of_theory": system.level_of_theory,
-        "caution": system.caution,
         "license": system.license,
         "elements": list(system.elements),
         "frames": system.counts(),
@@ -80,7 +78,6 @@ def systems(
     if export is not None:
         if name is None:
             raise ConfigError("Name the system to export, as in `systems mo --export mo.xyz`.")
-        warn(chosen[name])
         count = export_frames(chosen[name], export)
         typer.echo(f"{count} frames in {export}")
         return
@@ -92,5 +89,4 @@ def systems(
         typer.echo(
             f"{key}: {system.description}\n  {system.level_of_theory}\n  frames: {counts}\n"
             f"  properties: {', '.join(system.properties)}\n  license: {system.license}"
-            + (f"\n  caution: {system.caution}" if system.caution else "")
         )

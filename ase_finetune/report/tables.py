@@ -226,8 +226,6 @@ def facts(
         found.append(("Foundation", foundation_name(provenance["foundation"])))
     if provenance.get("level_of_theory"):
         found.append(("Labels", str(provenance["level_of_theory"])))
-    if provenance.get("caution"):
-        found.append(("Caution", str(provenance["caution"])))
     if counts := provenance.get("n_frames"):
         text = ", ".join(f"{name} {count}" for name, count in counts.items())
         found.append(("Frames", text))

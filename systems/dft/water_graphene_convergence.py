@@ -19,9 +19,7 @@ from systems.dft.shards import read_shard
 from systems.dft.water_graphene_frames import (
     CONVERGENCE,
     CONVERGENCE_FRAMES,
-    CUTOFF_RY,
     CUTOFFS,
-    LABELS,
 )
 from systems.system import DATA
 
@@ -52,12 +50,10 @@ def row(name: str, cutoff: float, atoms: Atoms, finest: Atoms) -> dict[str, Any]
 
 def table() -> list[dict[str, Any]]:
     """Return the lines of all frames that were computed at the largest cutoff."""
-    stored, labels = read_shard(CONVERGENCE), read_shard(LABELS)
+    stored = read_shard(CONVERGENCE)
     rows = []
     for name in CONVERGENCE_FRAMES:
         found = {c: stored[f"{name}_{c:.0f}Ry"] for c in CUTOFFS if f"{name}_{c:.0f}Ry" in stored}
-        if name in labels:
-            found[CUTOFF_RY] = labels[name]
         if max(CUTOFFS) in found:
             finest = found[max(CUTOFFS)]
             rows += [row(name, c, found[c], finest) for c in sorted(found)]

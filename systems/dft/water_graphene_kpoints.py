@@ -4,7 +4,7 @@ In a perfect sheet symmetry allows no forces. A mesh that does not respect the h
 as none of a rectangular cell does, leaves some, and they must be small beside those of the motion.
 For even m and n the Monkhorst-Pack mesh m x n of the 4x2 cell of 32 atoms is the mesh 4m x 2n of
 the rectangular cell of 4 atoms, in which CP2K answers in a minute; odd ones hold Gamma, which that
-mesh lacks. For Gamma alone the sheet of the labels is taken.
+mesh lacks. For Gamma alone the sheet of the earlier labels is taken.
 ``data/water_graphene_kpoints.json`` keeps the table.
 """
 
@@ -20,7 +20,7 @@ from ase import Atoms
 
 from systems.dft.cp2k import runner
 from systems.dft.shards import read_shard
-from systems.dft.water_graphene_frames import LABELS, LEVEL
+from systems.dft.water_graphene_frames import CONVERGENCE, LEVEL, SHEET_AT_GAMMA
 from systems.system import DATA
 
 TABLE = DATA / "water_graphene_kpoints.json"
@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--cp2k", default="cp2k.popt", help="the program")
     runs = runner("water_graphene_kpoints.py", parser.parse_args().cp2k)
-    sheet = read_shard(LABELS)["adsorption_sheet"]
+    sheet = read_shard(CONVERGENCE)[SHEET_AT_GAMMA]
     first = row((1, 1), sheet, sheet.arrays["REF_forces"], sheet.info["REF_energy"])
     # Its energy has dispersion and another cutoff, so it is not compared.
     rows = [{**first, "energy_eV_per_atom": None}]
