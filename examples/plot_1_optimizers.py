@@ -316,12 +316,12 @@ for system, study in studies.items():
 # **No optimizer wins everywhere.** On MoS\ :sub:`2`, with two test frames in distribution and seven
 # out of it, **SOAP is better than Adam** by 32 % and 15 %, and ScheduleFree is worse. On
 # acetylacetone, where the study is sharp, **ScheduleFree is better than Adam**, by 6 % in
-# distribution and 4 % at 600 K; SGD and LAMB are worse in both, Ranger at 600 K, and AdamW at a
-# decay of 0.01 is Adam within 0.2 %. (On all frames out of distribution, torsions and hydrogen
-# transfers among them, ScheduleFree is not distinguished from Adam.) That is the paper's
-# ScheduleFree, and not its AdamW; whether it is more than its averaging is open. On Mo, at 40
-# passes over 32 frames, **no optimizer is distinguished from Adam**: the intervals span from 8 %
-# (RAdam in distribution) to 90 % (Muon, whose learning rate is at the edge of its grid).
+# distribution and 4 % at 600 K; SGD and LAMB are worse in both, Ranger at 600 K. (On all frames out
+# of distribution, torsions and hydrogen transfers among them, ScheduleFree is not distinguished
+# from Adam.) AdamW at a decay of 0.01 is Adam within 0.2 % there. That is the paper's ScheduleFree,
+# and not its AdamW; whether it is more than its averaging is open. On Mo, at 40 passes over 32
+# frames, **no optimizer is distinguished from Adam**: the intervals span from 8 % (RAdam in
+# distribution) to 90 % (Muon, whose learning rate is at the edge of its grid).
 #
 # What matters more is where training starts, the learning rate (AdamW's trials in ``study.json``
 # differ by a factor of two), and how long one trains: on acetylacetone thirty passes of
