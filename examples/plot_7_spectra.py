@@ -268,10 +268,10 @@ for path in trained:
         print(f"{one['condition']}: rho {one['rho']:.2f} [{one['low']:.2f}, {one['high']:.2f}]")
 
 # %%
-# In distribution the correlation is positive on all three systems, and every interval includes zero.
-# Among the first-order ones SOAP takes the most off kappa. On MoS\ :sub:`2` it is the best by far; on
-# acetylacetone it is not distinguished from Adam, but for all frames out of distribution together,
-# on which it is worse.
+# In distribution the correlation is positive on all three systems, and every interval includes
+# zero. Among the first-order ones SOAP takes the most off kappa. On MoS\ :sub:`2` it is the best by
+# far; on acetylacetone it is not distinguished from Adam, but for all frames out of distribution
+# together, on which it is worse.
 
 # %%
 # Before and after refinement
