@@ -11,7 +11,7 @@ import dataclasses
 import fcntl
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +110,12 @@ def run_study(
                 workers = pool(view)
                 try:
                     _work(plan, rows, workers, view)
-                finally:
-                    workers.close()
+                except BaseException:
+                    # Workers that Ctrl-C has ended, too, must not be what is complained of.
+                    with suppress(Exception):
+                        workers.close()
+                    raise
+                workers.close()
         if not keep_checkpoints:
             for run in known_runs(plan, rows):
                 drop_checkpoint(folder_of(out, run))
