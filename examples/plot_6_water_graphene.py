@@ -158,8 +158,7 @@ if page.computing:
 
 runs = {name: page.load(file) for name, file in STRATEGIES.items()}
 zero_shot = page.load("zero_shot")
-print(f"\n{MOLECULES} H2O on {len(sheet())} C; frames to train on:", end=" ")
-print(get_system("water_graphene").counts()["train"], "\n")
+print(f"\n{MOLECULES} H2O on {len(sheet())} C\n")
 print("force RMSE in meV/A; the last three are the elements on test_id")
 potentials_shown = {"zero-shot": zero_shot, **runs}
 errors = {

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import bulk, molecule
+from ase.build import bulk
 from ase.io import write
 from ase.neighborlist import neighbor_list
 from mace.calculators import MACECalculator
-from mace_kinds import E0S, KINDS, NUMBERS, from_file, random_mace
+from mace_kinds import E0S, KINDS, NUMBERS, evaluation_frames, from_file, random_mace
 
 from ase_finetune import FineTunedCalculator
 from ase_finetune.checkpoint import Checkpoint
@@ -29,19 +29,8 @@ FLAG = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 FEW = ["MP-0", "OMAT-0", "multi-head"]
 
 
-def frames() -> list[Atoms]:
-    crystal = bulk("Mo", cubic=True) * (2, 1, 1)
-    crystal.numbers[1] = 8
-    boxed = molecule("H2O", vacuum=3.0)
-    boxed.pbc = True
-    found = [crystal, molecule("H2O"), boxed]
-    for seed, atoms in enumerate(found):
-        atoms.rattle(0.1, seed=seed)
-    return found
-
-
 def assert_same(calculator, other, tolerance: float = TOLERANCE) -> None:
-    for atoms in frames():
+    for atoms in evaluation_frames():
         ours, peer = atoms.copy(), atoms.copy()
         ours.calc, peer.calc = calculator, other
         assert peer.get_potential_energy() == pytest.approx(

@@ -86,8 +86,7 @@ def ratios(study: Study, conditions: Sequence[Condition]) -> Figure | None:
         axes.set_ylabel("Force RMSE / Adam's", fontsize=8)
     figure.supxlabel(
         "Blue: better, hatched orange: worse,\n"
-        "gray: not distinguished, or failed or too few seeds; "
-        "lines: 95 % paired t",
+        "gray: not distinguished, or failed or too few seeds; lines: 95 % paired t",
         fontsize=7,
     )
     return figure

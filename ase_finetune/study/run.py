@@ -25,6 +25,7 @@ from ase_finetune.study.plan import Run
 
 if TYPE_CHECKING:
     from ase_finetune.checkpoint import Checkpoint
+    from ase_finetune.config import TrainConfig
     from ase_finetune.data.splits import Splits
 
 RUN_FILE = "run.json"
@@ -151,7 +152,7 @@ def _result(root: str, folder: Path, run: Run, progress: Progress | None) -> dic
     found: dict[str, Any] = {"n_frames": frame_counts(splits), "data_hash": splits.data_hash()}
     if run.purpose == "zero_shot":
         start = prepare(splits, dataclasses.replace(run, lr=1e-3).config()).checkpoint
-        errors = _errors(start, splits, run)
+        errors = errors_on(start, splits, dataclasses.replace(run, lr=1e-3).config())
         valid = errors["errors"]["valid"]["force_rmse_meV_per_A"]
         found |= {"foundation": dict(start.foundation), "versions": versions()}
         return {**found, **errors, **_spent(valid, 0.0, 0.0)}
@@ -181,7 +182,7 @@ def _result(root: str, folder: Path, run: Run, progress: Progress | None) -> dic
         ),
         **({"best_epoch": metrics["best_epoch"]} if "best_epoch" in metrics else {}),
         "curve": _curve(metrics["history"]),
-        **_errors(tuned, splits, run),
+        **errors_on(tuned, splits, run.config()),
     }
 
 
@@ -227,10 +228,10 @@ def _parent(
     return tuned, said if note is None else f"{said} {note}"
 
 
-def _errors(checkpoint: Checkpoint, splits: Splits, run: Run) -> dict[str, Any]:
+def errors_on(checkpoint: Checkpoint, splits: Splits, config: TrainConfig) -> dict[str, Any]:
+    """Return the errors on every set, and by configuration type, as ``run.json`` holds them."""
     from ase_finetune.evaluate import predict_frames
 
-    config = dataclasses.replace(run, lr=run.lr or 1e-3).config()
     sets = dict(splits.items())
     # In one call: building the model takes longer than evaluating a small set.
     predictions = predict_frames(

@@ -31,7 +31,7 @@ OUT_OF_MEMORY = (
     "out of memory",
     "MemoryError",
     "bad_alloc",
-    "by signal 9",
+    "ended with -9",
 )
 
 

@@ -6,9 +6,9 @@
 The peer of the training step is mace-torch's own module inside this project's trainer, that is
 `--no-accelerate`; that of the MD step is ``mace.calculators.MACECalculator``. With ``--peer cueq``
 both are converted to cuequivariance (which has to be installed). All sides run in processes of
-their own. On a GPU ours adds up in a fixed order, so that the same seed gives the
-same bits; the peers do not. Prints one JSON line for each, seconds and peak memory; a ratio above
-1 means that ours is faster. Run it on an idle machine.
+their own. On a GPU ours adds up in a fixed order, so that the same seed gives the same bits; the
+peers do not. Prints one JSON line for each, seconds and peak memory; a ratio above 1 means that
+ours is faster. Run it on an idle machine.
 """
 
 from __future__ import annotations

@@ -6,14 +6,12 @@
 Every evaluation seed of the study draws its frames; mace-torch trains the exported seed on them for
 as many epochs and in the same precision, with the settings that its README gives for fine-tuning
 (`accuracy.README_OF_MACE`, batches of 2), not tuned, and chooses its weights by its own validation
-loss. ``external.json`` in the folder holds errors
-and wall time, and seeds that it has are left out.
+loss. ``external.json`` in the folder holds errors and wall time; seeds that it has are left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import tempfile
 import warnings
@@ -23,10 +21,10 @@ from typing import Any
 import torch
 from accuracy import README_OF_MACE, peer
 
-from ase_finetune import Splits
-from ase_finetune.evaluate import predict_frames
+from ase_finetune import Splits, TrainConfig
 from ase_finetune.results import write_json
 from ase_finetune.study.data import redrawn
+from ase_finetune.study.run import errors_on
 from ase_finetune.study.store import EXTERNAL_FILE, load
 from systems import get_system
 
@@ -38,24 +36,21 @@ def control(system: str, seed: int, base: dict[str, Any], *, resplit: bool) -> d
     splits = Splits.from_named(get_system(system).frames())
     if resplit:
         splits = redrawn(splits, seed)
-    dtype = base["default_dtype"]
+    config = TrainConfig(default_dtype=base["default_dtype"])
     with tempfile.TemporaryDirectory() as folder:
-        tuned, run = peer(splits, base["epochs"], seed, "estimated", Path(folder), dtype)
-    errors, by_type = {}, {}
-    for name, frames in splits.items():
-        found = predict_frames(tuned, frames, dtype=dtype)
-        errors[name] = dataclasses.asdict(found.errors())
-        by_type[name] = {k: dataclasses.asdict(e) for k, e in found.errors_by_type().items()}
+        tuned, run = peer(
+            splits, base["epochs"], seed, "estimated", Path(folder), config.default_dtype
+        )
+    found = errors_on(tuned, splits, config)
     return {
         "system": system,
         "arm": ARM,
         "seed": seed,
         "lr": README_OF_MACE["lr"],
         "epochs": base["epochs"],
-        "valid_force_rmse_meV_per_A": errors["valid"]["force_rmse_meV_per_A"],
+        "valid_force_rmse_meV_per_A": found["errors"]["valid"]["force_rmse_meV_per_A"],
         "budget": {"gradient_equivalents": float(base["epochs"]), "wall_s": run.seconds},
-        "errors": errors,
-        "errors_by_type": by_type,
+        **found,
     }
 
 
