@@ -6,7 +6,7 @@
 Every evaluation seed of the study draws its frames; mace-torch trains the exported seed on them for
 as many epochs and in the same precision, with the settings that its README gives for fine-tuning
 (`accuracy.README_OF_MACE`, batches of 2), not tuned, and chooses its weights by its own validation
-loss. ``external.json`` in the folder holds errors and wall time; seeds that it has are left out.
+loss. ``external.json`` in the folder takes errors and wall time; seeds that the study has are left out.
 """
 
 from __future__ import annotations
@@ -63,10 +63,11 @@ def main() -> None:
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    plan, _rows = load(args.folder)
+    plan, rows = load(args.folder)
     path = args.folder / EXTERNAL_FILE
     entries = json.loads(path.read_text()) if path.is_file() else []
-    known = {(entry["system"], entry["arm"], entry["seed"]) for entry in entries}
+    # A tabulated study holds them itself.
+    known = {(row["run"]["system"], row["run"]["arm"], row["run"]["seed"]) for row in rows.values()}
     for system, base in plan.base.items():
         for seed in range(1, plan.seeds + 1):
             if (system, ARM, seed) in known:
