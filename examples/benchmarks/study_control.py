@@ -6,7 +6,8 @@
 Every evaluation seed of the study draws its frames; mace-torch trains the exported seed on them for
 as many epochs and in the same precision, with the settings that its README gives for fine-tuning
 (`accuracy.README_OF_MACE`, batches of 2), not tuned, and chooses its weights by its own validation
-loss. ``external.json`` in the folder takes errors and wall time; seeds that the study has are left out.
+loss. ``external.json`` in the folder takes errors and wall time; seeds that the study has are left
+out.
 """
 
 from __future__ import annotations
