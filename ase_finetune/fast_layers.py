@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ase_finetune._mace import o3
+from ase_finetune.constant import Constant
 from ase_finetune.fast_edges import Edges
 
 _Table = dict[tuple[int, ...], np.ndarray]  # monomial -> coefficients (2l+1, paths)
@@ -26,28 +27,6 @@ def join_irreps(features: Features) -> torch.Tensor:
     """Return e3nn's flat features."""
     parts = [features[i].transpose(1, 2).flatten(1) for i in sorted(features)]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-
-class _Constant:
-    """A constant, kept in every dtype and on every device that was asked for."""
-
-    def __init__(self, value: torch.Tensor) -> None:
-        self.value = value
-        self.casts: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
-
-    def like(self, other: torch.Tensor) -> torch.Tensor:
-        return self._cast(other.dtype, other.device)
-
-    def on(self, device: torch.device) -> torch.Tensor:
-        return self._cast(self.value.dtype, device)
-
-    def _cast(self, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        key = (dtype, device)
-        if key not in self.casts:
-            # A tensor made in inference mode could not be used in training later.
-            with torch.inference_mode(False):
-                self.casts[key] = self.value.to(device, dtype)
-        return self.casts[key]
 
 
 class Linear:
@@ -138,7 +117,7 @@ class _Path:
     i_in: int
     i_edge: int
     i_out: int
-    coupling: _Constant | None
+    coupling: Constant | None
 
 
 class Convolution:
@@ -169,7 +148,7 @@ class Convolution:
                 self.scales[ins.i_out] = float(ins.path_weight) / (2 * right + 1) ** 0.5
             else:
                 tensor = o3.wigner_3j(left, middle, right, dtype=torch.float64)
-                coupling = _Constant((tensor * ins.path_weight).permute(1, 0, 2).flatten(1))
+                coupling = Constant((tensor * ins.path_weight).permute(1, 0, 2).flatten(1))
             self.paths.append(_Path(ins.i_in1, ins.i_in2, ins.i_out, coupling))
 
     def __call__(
@@ -228,19 +207,19 @@ class SymmetricPowers:
         dim = self.contractions[0].U_tensors(1).shape[-2]
         needed[0].update((i,) for i in range(dim))
         self.keys = [sorted(keys) for keys in needed]
-        self.factors: list[tuple[_Constant, _Constant]] = []
+        self.factors: list[tuple[Constant, Constant]] = []
         for nu in range(1, self.order):
             heads = {key: i for i, key in enumerate(self.keys[nu - 1])}
             self.factors.append(
                 (
-                    _Constant(torch.tensor([heads[key[:-1]] for key in self.keys[nu]])),
-                    _Constant(torch.tensor([key[-1] for key in self.keys[nu]])),
+                    Constant(torch.tensor([heads[key[:-1]] for key in self.keys[nu]])),
+                    Constant(torch.tensor([key[-1] for key in self.keys[nu]])),
                 )
             )
         # Per power: coefficients (2l+1 of all outputs, monomials, weights of all outputs).
         self.sizes = [rows[0][1] for rows in tables]
         self.tables = [
-            _Constant(
+            Constant(
                 _block_diagonal(
                     [_dense(table, self.keys[nu], size, paths) for table, size, paths in rows]
                 )

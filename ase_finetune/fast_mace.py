@@ -18,6 +18,7 @@ import torch
 from ase_finetune._mace import modules
 from ase_finetune.errors import FoundationError
 from ase_finetune.fast_edges import Edges, sort_edges
+from ase_finetune.fast_harmonics import Harmonics
 from ase_finetune.fast_layers import (
     ByElement,
     Convolution,
@@ -81,6 +82,11 @@ def _obstacle(module: Any) -> str | None:
         return "charge, spin or field embeddings"
     if getattr(module, "lammps_mliap", False):
         return "a module that LAMMPS calls"
+    harmonics: Any = module.spherical_harmonics
+    if harmonics.irreps_out.ls != list(range(harmonics.irreps_out.lmax + 1)) or not (
+        harmonics.normalize and harmonics.normalization == "component"
+    ):
+        return "spherical harmonics of another form"
     for block in module.interactions:
         if type(block).__name__ not in _BLOCKS:
             return f"the interaction {type(block).__name__}"
@@ -175,6 +181,7 @@ class FastMACE(torch.nn.Module):
         # The pair repulsion reaches as far as two covalent radii, the rest to r_max.
         self._far = 2.0 * float(module.r_max) + 10.0
         self._steps: list[_Interaction] = []
+        self._harmonics = Harmonics(module.spherical_harmonics)
         self._rebuild()
 
     def _rebuild(self) -> None:
@@ -258,7 +265,7 @@ class FastMACE(torch.nn.Module):
         elements = data["node_attrs"][edges.order]
         pairs = torch.stack((edges.sender, edges.receiver))
         lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-        harmonics = self.spherical_harmonics(vectors)
+        harmonics = self._harmonics(vectors)
         radial, cutoff = self.radial_embedding(lengths, elements, pairs, self.atomic_numbers)
         atoms = torch.arange(len(elements), device=elements.device)
         parts = []

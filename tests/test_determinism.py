@@ -1,8 +1,11 @@
-"""The switch that makes CUDA add up in a fixed order; it needs no such device to be thrown."""
+"""What must not decide the bits of a result: CUDA's order of sums, and what was computed before."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,3 +42,30 @@ def test_it_stays_until_the_last_user_leaves():
     assert switches() == (True, False, False)
     second.__exit__(None, None, None)
     assert switches() == before
+
+
+_PROGRAM = """
+import hashlib
+from mace_kinds import KINDS, NUMBERS, derivatives, evaluation_batch, evaluation_frames, random_mace
+from ase_finetune.fast_mace import accelerate
+
+KINDS["large"] = {**KINDS["MP-0"], "max_ell": 3}
+module = accelerate(random_mace("large", NUMBERS, "float32"))
+batch = evaluation_batch(module, evaluation_frames(), "float32")
+for _ in range(3):
+    found = derivatives(module, batch)
+    print(hashlib.sha256(b"".join(x.numpy().tobytes() for x in found.values())).hexdigest())
+"""
+
+
+def test_the_first_evaluation_of_a_process_is_like_the_next():
+    """Scripted functions of TorchScript change after their first calls, and with them the bits."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _PROGRAM],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert len(done.stdout.split()) == 3
+    assert len(set(done.stdout.split())) == 1

@@ -21,6 +21,7 @@ from ase_finetune.cli.options import resolve
 from ase_finetune.config import RefineConfig, TrainConfig
 from ase_finetune.errors import ConfigError, FoundationError
 from ase_finetune.fast_edges import PADDED_EDGES, PADDED_SHARE, sort_edges
+from ase_finetune.fast_harmonics import Harmonics
 from ase_finetune.fast_mace import FastMACE, accelerate, accelerated, plain
 from ase_finetune.foundations import SEED
 from ase_finetune.graphs import predict
@@ -200,6 +201,28 @@ def test_what_it_cannot_convert_is_refused_by_name():
         assert accelerated(module) is module
     with pytest.raises(FoundationError, match="a Linear"):
         accelerate(torch.nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("normalization", ["integral", "component"])
+def test_other_spherical_harmonics_are_left_to_mace_torch(normalization):
+    module = random_mace("MP-0", NUMBERS)
+    irreps = o3.Irreps("0e+1o") if normalization == "integral" else o3.Irreps("0e+2e")
+    module.spherical_harmonics = o3.SphericalHarmonics(irreps, True, normalization)
+    with pytest.raises(FoundationError, match="spherical harmonics"):
+        accelerate(module)
+
+
+@pytest.mark.parametrize("l_max", [0, 1, 2, 3, 4, 6])
+def test_harmonics_are_those_of_e3nn(l_max):
+    theirs = o3.SphericalHarmonics(o3.Irreps.spherical_harmonics(l_max), True, "component")
+    ours = Harmonics(theirs)
+    vectors = torch.randn(200, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    vectors[0], vectors[1] = 0.0, torch.tensor([0.0, -2.0, 0.0])
+    np.testing.assert_allclose(ours(vectors), theirs(vectors), rtol=0, atol=1e-13)
+    totals = torch.stack([part.square().sum(1) for part in ours(vectors[1:]).split(
+        [2 * degree + 1 for degree in range(l_max + 1)], dim=1)])  # fmt: skip
+    wanted = torch.arange(l_max + 1, dtype=torch.float64) * 2 + 1
+    np.testing.assert_allclose(totals, wanted[:, None].expand_as(totals), rtol=1e-13)
 
 
 def test_edge_irreps_without_a_source_are_left_to_mace_torch(monkeypatch):
