@@ -2,13 +2,15 @@
 
     python evaluation.py --case mo --dtype float32
     python evaluation.py --case mo --device cuda --peer cueq
+    python evaluation.py --case mo molecules --profile
 
 The peer of the training step is mace-torch's own module inside this project's trainer, that is
 `--no-accelerate`; that of the MD step is ``mace.calculators.MACECalculator``. With ``--peer cueq``
 both are converted to cuequivariance (which has to be installed). All sides run in processes of
 their own. On a GPU ours adds up in a fixed order, so that the same seed gives the same bits; the
 peers do not. Prints one JSON line for each, seconds and peak memory; a ratio above 1 means that
-ours is faster. Run it on an idle machine.
+ours is faster. Run it on an idle machine. ``--profile`` prints instead where our own time goes: the
+operators of torch with the largest shares of it in percent, without what they call.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +50,8 @@ def peer_module(checkpoint: Checkpoint, side: str, dtype: str, device: str) -> t
 
 def training_step(
     checkpoint: Checkpoint, frames: list, dtype: str, side: str, device: str
-) -> float:
-    """Seconds of loss and gradient of one batch, forces and stress included."""
+) -> Callable[[], None]:
+    """Loss and gradient of one batch, forces and stress included."""
     if side == "ours":
         module = checkpoint.module(dtype, device, accelerate=True)
     else:
@@ -77,12 +80,11 @@ def training_step(
         result = predict(module, batch, stress=loss.needs_stress, training=True)
         loss(result, batch).backward()
 
-    with repeatable(device if side == "ours" else "cpu"):
-        return median_time(step)
+    return step
 
 
-def md_step(calculator: object, frames: list) -> float:
-    """Seconds of energy and forces of a moved structure, neighbor list included."""
+def md_step(calculator: object, frames: list) -> Callable[[], None]:
+    """Energy and forces of a moved structure, neighbor list included."""
     atoms = frames[0].copy()
     atoms.calc = calculator
     rng = np.random.default_rng(3)
@@ -91,21 +93,33 @@ def md_step(calculator: object, frames: list) -> float:
         atoms.positions += rng.normal(0.0, 1e-3, atoms.positions.shape)
         atoms.get_forces()
 
-    return median_time(step, warm=4, runs=9)
+    return step
+
+
+def shares(step: Callable[[], None]) -> dict[str, float]:
+    """Share of the time in each operator itself, percent, of the ten largest."""
+    for _ in range(4):
+        step()
+    with torch.profiler.profile() as profile:
+        for _ in range(10):
+            step()
+    found = sorted(profile.key_averages(), key=lambda e: e.self_cpu_time_total, reverse=True)
+    total = sum(e.self_cpu_time_total for e in found)
+    return {e.key: round(100.0 * e.self_cpu_time_total / total, 1) for e in found[:10]}
 
 
 def measure(
-    side: str, what: str, case: str, dtype: str, device: str, threads: int
+    side: str, what: str, case: str, dtype: str, device: str, threads: int, profile: bool
 ) -> dict[str, float]:
-    """Time one side in this process; seconds and peak memory in MB."""
+    """Time one side in this process, seconds and peak memory in MB, or profile it."""
     warnings.filterwarnings("ignore")
     torch.set_num_threads(threads)
     frames = CASES[case]()
     checkpoint = random_checkpoint(frames, dtype)
     if what == "training":
-        seconds = training_step(checkpoint, frames, dtype, side, device)
+        step = training_step(checkpoint, frames, dtype, side, device)
     elif side == "ours":
-        seconds = md_step(FineTunedCalculator(checkpoint, dtype=dtype, device=device), frames)
+        step = md_step(FineTunedCalculator(checkpoint, dtype=dtype, device=device), frames)
     else:
         from mace.calculators import MACECalculator
 
@@ -117,14 +131,18 @@ def measure(
                 default_dtype=dtype,
                 enable_cueq=side == "cueq",
             )
-        seconds = md_step(theirs, frames)
+        step = md_step(theirs, frames)
+    with repeatable(device if side == "ours" else "cpu"):
+        if profile:
+            return shares(step)
+        seconds = median_time(step, warm=4, runs=9) if what == "md" else median_time(step)
     return {"seconds": seconds, "memory_MB": peak_memory_MB()}
 
 
-def measure_alone(*arguments: str) -> dict[str, float]:
+def measure_alone(*arguments: str, more: Sequence[str] = ()) -> dict[str, float]:
     """Run `measure` in a process of its own, whose allocator nobody else has touched."""
     done = subprocess.run(
-        [sys.executable, __file__, "--measure", *arguments],
+        [sys.executable, __file__, *more, "--measure", *arguments],
         capture_output=True,
         text=True,
         check=True,
@@ -141,20 +159,27 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--peer", choices=["mace-torch", "cueq"], default="mace-torch")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--profile", action="store_true")
     parser.add_argument("--measure", nargs=6, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        *names, threads = args.measure
-        print(json.dumps(measure(*names, int(threads))))
+        side, what, case, dtype, device, threads = args.measure
+        found = measure(side, what, case, dtype, device, int(threads), args.profile)
+        print(json.dumps(found))
         return
     place = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} threads"
     for case, what in itertools.product(args.case, ("training", "md")):
+        name = f"{what} step, {case} {args.dtype} {place}"
+        if args.profile:
+            names = ("ours", what, case, args.dtype, args.device, str(args.threads))
+            print(json.dumps({"name": name, "percent": measure_alone(*names, more=["--profile"])}))
+            continue
         ours, peer = (
             measure_alone(side, what, case, args.dtype, args.device, str(args.threads))
             for side in ("ours", args.peer)
         )
         line = {
-            "name": f"{what} step, {case} {args.dtype} {place}",
+            "name": name,
             "against": args.peer,
             "ours": round(ours["seconds"], 4),
             "peer": round(peer["seconds"], 4),
