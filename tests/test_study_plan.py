@@ -188,6 +188,25 @@ def test_controls():
     }  # fmt: skip
 
 
+def test_recipes_are_tuned_and_compared_like_optimizers():
+    recipe = {"optimizer": "soap", "batch_size": 2, "ema_decay": 0.99, "weight_decay": 0.0}
+    one = plan(recipes={"mine": recipe}, refine=("lm",), refine_on=("mine",))
+    assert one.grids["soap"] == tuple(trial_grid("soap", 4))
+    rows, _ = simulate(one, lambda run: valley(3e-3)(run) - (run.arm == "mine"))
+    mine = [row for row in known_runs(one, rows) if row.arm == "mine"]
+    assert {run.seed for run in mine} == {0, 1, 2, 3}
+    config = mine[0].config()
+    assert (config.optimizer, config.batch_size, config.ema_decay) == ("soap", 2, 0.99)
+    assert config.weight_decay == 0.0
+    assert len([run for run in known_runs(one, rows) if run.arm == "mine+lm"]) == 3
+    # The others are as they would be without it, and only optimizers can be the winner.
+    alone = plan()
+    assert {r.path for r in known_runs(alone, rows)} < {r.path for r in known_runs(one, rows)}
+    evaluated = {a: [r for r in known_runs(one, rows) if r.arm == a and r.seed] for a in
+                 ("adam", "adamw", "schedulefree", "mine")}  # fmt: skip
+    assert winner(one, "mo", evaluated, rows) != "mine"
+
+
 def test_the_winner_is_found_by_validation_once_all_are_done():
     one = plan(refine=("lbfgs", "lm"))
 
@@ -275,6 +294,12 @@ def test_a_folder_keeps_its_settings_and_grows(tmp_path):
         merged_plan(plan(base={"mo": {**BASE["mo"], "epochs": 6}}), tmp_path)
     with pytest.raises(ConfigError, match="other settings \\(trials\\)"):
         merged_plan(plan(trials=5), tmp_path)
+    grown = merged_plan(plan(recipes={"mine": {"optimizer": "soap"}}), tmp_path)
+    assert grown.recipes == {"mine": {"optimizer": "soap"}}
+    (tmp_path / "plan.json").write_text(json.dumps(dataclasses.asdict(grown)))
+    with pytest.raises(ConfigError, match="the recipe mine"):
+        merged_plan(plan(recipes={"mine": {"optimizer": "muon"}}), tmp_path)
+    assert merged_plan(plan(), tmp_path).recipes == grown.recipes
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(ConfigError, match="damaged"):
         merged_plan(plan(), tmp_path)
@@ -295,6 +320,14 @@ def test_a_folder_keeps_its_settings_and_grows(tmp_path):
         ({"fractions": (1.5,)}, "between 0 and 1"),
         ({"base": {}}, "at least one system"),
         ({"base": {"mo": {"epoch": 3}}}, "epochs"),
+        ({"recipes": ["soap"]}, "name: settings"),
+        ({"recipes": {"a b": {"optimizer": "soap"}}}, "letters"),
+        ({"recipes": {"adamw-scratch": {"optimizer": "soap"}}}, "another arm"),
+        ({"recipes": {"mine": {"batch_size": 2}}}, "names no optimizer"),
+        ({"recipes": {"mine": {"optimizer": "soup"}}}, "Unknown optimizer"),
+        ({"recipes": {"mine": {"optimizer": "soap", "epochs": 9}}}, "epochs itself"),
+        ({"recipes": {"mine": {"optimizer": "soap", "batchsize": 9}}}, "batch_size"),
+        ({"recipes": {"mine": {"optimizer": "schedulefree", "ema_decay": 0.9}}}, "averag"),
     ],
 )
 def test_a_bad_plan_is_refused_before_anything_runs(changes, message):

@@ -57,7 +57,11 @@ def study(
     foundation: Annotated[str | None, typer.Option(help="As in train.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or auto.")] = None,
     config: Annotated[
-        Path | None, typer.Option(help="YAML file of further settings, refine among them.")
+        Path | None,
+        typer.Option(
+            help="YAML file of further settings, refine among them, and recipes: arms of your "
+            "own, as {NAME: {optimizer: soap, ema_decay: 0.99, batch_size: 2}}."
+        ),
     ] = None,
     workers: Annotated[
         int, typer.Option(help="Processes, or Slurm jobs; 0: one run after another, no Dask.")
@@ -118,6 +122,7 @@ def study(
     shared = {"epochs": epochs, "default_dtype": default_dtype, "foundation": foundation}
     flags = {k: v for k, v in {**shared, "device": device}.items() if v is not None}
     refinement = {"evaluations": refine_evaluations, **(given.pop("refine", None) or {})}
+    recipes = given.pop("recipes", None) or {}
     from ase_finetune.optimizers import list_optimizers
     from ase_finetune.study.engine import run_study
     from ase_finetune.study.plan import CONTROLS, Plan
@@ -136,6 +141,7 @@ def study(
         fractions=_fractions(fractions),
         controls=CONTROLS if controls == "all" else _names(controls),
         resplit=resplit,
+        recipes=recipes,
         commands=(shlex.join(["ase-finetune", *sys.argv[1:]]),),
     )
 

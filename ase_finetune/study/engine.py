@@ -48,6 +48,11 @@ def merged_plan(plan: Plan, out: Path) -> Plan:
     for system in old.base.keys() & new.base.keys():
         ours, theirs = new.base[system], old.base[system]
         changed += [k for k in {**ours, **theirs} if ours.get(k) != theirs.get(k)]
+    changed += [
+        f"the recipe {name}"
+        for name in old.recipes.keys() & new.recipes.keys()
+        if old.recipes[name] != new.recipes[name]
+    ]
     if old.refine and new.refine and old.refine_settings != new.refine_settings:
         changed.append("refinement settings")
     if changed:
@@ -62,6 +67,7 @@ def merged_plan(plan: Plan, out: Path) -> Plan:
         new,
         base={**old.base, **new.base},
         grids={**new.grids, **old.grids},
+        recipes={**old.recipes, **new.recipes},
         seeds=max(old.seeds, new.seeds),
         refine_settings=new.refine_settings if new.refine else old.refine_settings,
         **joined,

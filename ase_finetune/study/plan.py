@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ase_finetune.config import RefineConfig, TrainConfig, from_mapping
 from ase_finetune.errors import ConfigError
-from ase_finetune.optimizers import optimizer_info
+from ase_finetune.optimizers import list_optimizers, optimizer_info
 
 REFERENCE = "adamw"
 TUNING_SEED = 0
@@ -48,6 +49,9 @@ class Plan:
         Whether a seed draws training and validation frames too, or the data order only.
     grids
         Optimizer -> the learning rates it starts with; by default those of `trial_grid`.
+    recipes
+        Name -> settings of an arm of your own: ``optimizer`` and what wins over the settings of the
+        system. It gets its optimizer's trials and is compared like an optimizer.
     commands
         What was typed, for whoever wants to repeat it.
     """
@@ -65,6 +69,7 @@ class Plan:
     controls: tuple[str, ...] = ()
     resplit: bool = True
     grids: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -74,8 +79,12 @@ class Plan:
             raise ConfigError(f"All are compared with {REFERENCE}; add it to --optimizers.")
         if "adam" not in self.optimizers and {"no-decay", "ema-cosine"} & set(self.controls):
             raise ConfigError("These controls are compared with adam; add it to --optimizers.")
-        for name in set(self.refine_on) - {WINNER, *self.optimizers}:
+        for name in set(self.refine_on) - {WINNER, *self.optimizers, *self.recipes}:
             raise ConfigError(f"Nothing to refine: {name!r} is not among the optimizers.")
+        if not isinstance(self.recipes, Mapping):
+            raise ConfigError("Recipes are given as 'name: settings' lines.")
+        for name, recipe in self.recipes.items():
+            _check_recipe(name, recipe)
         for name in set(self.controls) - set(CONTROLS):
             raise ConfigError(f"Unknown control {name!r}; choose from {', '.join(CONTROLS)}.")
         if "more-steps" in self.controls and not self.refine:
@@ -86,7 +95,8 @@ class Plan:
             raise ConfigError("Tuning needs at least 3 learning rates for every optimizer.")
         if not all(0.0 < f < 1.0 for f in self.fractions):
             raise ConfigError("Fractions of the training frames lie between 0 and 1.")
-        grids = {name: tuple(trial_grid(name, self.trials)) for name in self.optimizers}
+        tuned = {arm.optimizer for arm in tuned_arms(self)}
+        grids = {name: tuple(trial_grid(name, self.trials)) for name in sorted(tuned)}
         object.__setattr__(self, "grids", {**grids, **self.grids})
         for method in self.refine:
             from_mapping(RefineConfig, {**self.refine_settings, "method": method})
@@ -210,9 +220,23 @@ def trial_grid(optimizer: str, trials: int) -> list[float]:
     return grid
 
 
+def _check_recipe(name: str, recipe: Any) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise ConfigError(f"The recipe {name!r} needs a name of letters, digits and -_. signs.")
+    if name in list_optimizers() or name.startswith((f"{REFERENCE}-", "adam-", "zero-shot")):
+        raise ConfigError(f"The recipe {name!r} has the name of another arm; choose another.")
+    if not isinstance(recipe, Mapping) or "optimizer" not in recipe:
+        raise ConfigError(f"The recipe {name!r} names no optimizer.")
+    for key in sorted({"lr", "seed", "epochs"} & recipe.keys()):
+        raise ConfigError(f"A study sets {key} itself; take it out of the recipe {name!r}.")
+
+
 def tuned_arms(plan: Plan) -> list[Arm]:
     """Return the arms that get a search of their own."""
     arms = [Arm(name, name) for name in plan.optimizers]
+    for name, recipe in plan.recipes.items():
+        changes = {key: value for key, value in recipe.items() if key != "optimizer"}
+        arms.append(Arm(name, recipe["optimizer"], overrides=changes))
     if "ema-cosine" in plan.controls:
         arms.append(Arm("adam-ema-cosine", "adam", {"schedule": "cosine", "ema_decay": 0.99}))
     if "scratch" in plan.controls:

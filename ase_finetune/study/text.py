@@ -69,6 +69,9 @@ def _method(study: Study) -> str:
             f"Failed: {len(failed)} runs, of which "
             f"{sum(study.rows[p]['run']['purpose'] == 'tuning' for p in failed)} in tuning."
         )
+    for name, recipe in plan.recipes.items():
+        changes = [f"{key} {value}" for key, value in recipe.items() if key != "optimizer"]
+        lines.append(f"Recipe `{name}`: {', '.join([recipe['optimizer'], *changes])}.")
     lines += [f"Made by `{command}`." for command in plan.commands]
     return "\n".join(f"- {line}" for line in lines)
 
