@@ -17,6 +17,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from ase_finetune.stop import stop_if_told
+
 STAGES = {"zero_shot": "zero-shot", "finetuned": "fine-tuned", "refined": "refined"}
 
 
@@ -54,6 +56,7 @@ class TerminalReporter:
 
     def record(self, record: Mapping[str, Any]) -> None:
         """Show an epoch or iteration."""
+        stop_if_told()
         if "note" in record:
             self.note(record["note"])
         refining = record["stage"] == "refined"
@@ -70,6 +73,7 @@ class TerminalReporter:
         """Return a callback that moves a bar of known length."""
 
         def move(done: int, total: int) -> None:
+            stop_if_told()
             self.progress.update(self._task(title, total), completed=done, total=total)
 
         return move

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +41,7 @@ from ase_finetune.cli.results import show
 from ase_finetune.cli.study import study
 from ase_finetune.cli.systems import systems
 from ase_finetune.errors import ConfigError, UserError
+from ase_finetune.stop import catch_signals
 from ase_finetune.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -377,6 +377,5 @@ def main() -> None:
     # Before torch loads OpenMP: threads that spin while they wait make small models many
     # times slower as soon as another process shares the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # What ends a job on a cluster saves as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    catch_signals()
     app()

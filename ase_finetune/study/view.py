@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ase_finetune.stop import stop_if_told
 from ase_finetune.study.plan import Run
 
 Rows = Mapping[str, Mapping[str, Any]]
@@ -81,6 +82,7 @@ class StudyView:
 
     def update(self, rows: Rows, coming: Sequence[Run], workers: int) -> None:
         """Show where the study stands; ``coming`` holds the runs that go on, too."""
+        stop_if_told()
         left = spoken(remaining_s(coming, rows, workers)) if coming else "done"
         self.state = f"{workers} worker{'s' if workers != 1 else ''}, {left}"
         self.progress.update(
@@ -98,6 +100,7 @@ class StudyView:
 
     def record(self, record: Mapping[str, Any]) -> None:
         """Show an epoch or iteration of the run that goes on in this process."""
+        stop_if_told()
         refining = record["stage"] == "refined"
         done, total = (
             (record["evaluations"], record["budget"])
