@@ -39,15 +39,16 @@ SYSTEMS = {  # name, and the conditions that stand for it, in order of preferenc
     "mos2": ("MoS$_2$", ["test_ood"]),
     "water_graphene": ("water on graphene", ["test_ood (md_500K)", "test_ood"]),
 }
-SIZES = {  # passes over the training frames, budget of a refinement, and controls
-    "acetylacetone": (10, 20, "no-decay,more-steps"),
-    "mo": (40, 20, "all"),
-    "mos2": (60, 30, "no-decay,more-steps"),
-    "water_graphene": (40, 20, "all"),
+SIZES = {  # passes, frames per step, budget of a refinement, and controls
+    "acetylacetone": (10, 8, 20, "no-decay,more-steps"),
+    "mo": (40, 4, 20, "all"),
+    "mos2": (60, 4, 30, "no-decay,more-steps"),
+    "water_graphene": (40, 4, 20, "all"),
 }
 # What an optimizer is given, beside AdamW at the systems' own batches.
 RECIPES = [
-    f"ase-finetune study {system} --epochs {SIZES[system][0]} --optimizers adamw --seeds 3 "
+    f"ase-finetune study {system} --epochs {SIZES[system][0]} --batch-size {SIZES[system][1]} "
+    "--optimizers adamw --seeds 3 "
     "--config examples/results/study/recipes/recipes.yaml --default-dtype float32 --workers 1 "
     "--out runs/study/recipes"
     for system in ("mo", "acetylacetone")
@@ -57,10 +58,10 @@ NAMES = {"md_600K": "600 K", "md_500K": "500 K", "test_ood": "out of distributio
 
 def command(system):
     """Return the command that makes a study."""
-    epochs, evaluations, controls = SIZES[system]
+    epochs, batch, evaluations, controls = SIZES[system]
     sizes = page.pick(f"--epochs {epochs} --default-dtype float32 --seeds 5", "--seeds 10")
     rest = f"--optimizers all --refine lbfgs,lm --refine-evaluations {evaluations}"
-    rest += f" --controls {page.pick(controls, 'all')} --workers 1"
+    rest += f" --batch-size {batch} --controls {page.pick(controls, 'all')} --workers 1"
     return f"ase-finetune study {system} {sizes} {rest} --out runs/study/{system}"
 
 

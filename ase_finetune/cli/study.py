@@ -52,7 +52,10 @@ def study(
         bool,
         typer.Option("--resplit/--no-resplit", help="Seeds draw train and valid frames, too."),
     ] = True,
-    epochs: Annotated[int | None, typer.Option(help="Passes  (default: the recipe's).")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes (default: the recipe's).")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Frames per step (default: the recipe's).")
+    ] = None,
     default_dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
     foundation: Annotated[str | None, typer.Option(help="As in train.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or auto.")] = None,
@@ -119,8 +122,9 @@ def study(
     if threads < 1 or workers < 0 or (jobs is not None and workers < 1):
         raise ConfigError("--threads must be at least 1 and --workers at least 0 (1 with --slurm).")
     given = read_config(config)
-    shared = {"epochs": epochs, "default_dtype": default_dtype, "foundation": foundation}
-    flags = {k: v for k, v in {**shared, "device": device}.items() if v is not None}
+    shared = {"epochs": epochs, "batch_size": batch_size, "default_dtype": default_dtype}
+    shared |= {"foundation": foundation, "device": device}
+    flags = {k: v for k, v in shared.items() if v is not None}
     refinement = {"evaluations": refine_evaluations, **(given.pop("refine", None) or {})}
     recipes = given.pop("recipes", None) or {}
     from ase_finetune.optimizers import list_optimizers

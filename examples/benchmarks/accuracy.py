@@ -11,15 +11,15 @@ Rows, each with the same number of epochs, in float64 on one thread:
   energy and forces weights 1, EMA 0.99; E0s of isolated atoms where the data have them, else
   estimated, which its text prefers to the average of its example);
   its one head is the system's (no multihead replay), and its figures are off;
-- ``adamw``: our trainer from the seed, by the system's recipe;
-- ``adamw + lm``: then Levenberg-Marquardt, by the recipe's budget (``--budget`` changes it).
+- ``ours``: our trainer from the seed, by the system's recipe;
+- ``ours + lm``: then Levenberg-Marquardt, by the recipe's budget (``--budget`` changes it).
 
 Prints one JSON line for each row: errors on the validation set, which chose the weights, and on
 the test sets, which nobody looked at, all evaluated by the same code (mace-torch's model through
 ``--foundation``'s loader); steps of the mini-batch stage, of which smaller batches take more;
 gradient equivalents, passes over the training set (mace-torch drops the frames that fill no batch);
-wall time and peak memory of the process, start of Python included. ``adamw + lm`` counts what
-``adamw`` cost as well. The last line compares the whole runs of ``adamw`` and ``mace_run_train``; a
+wall time and peak memory of the process, start of Python included. ``ours + lm`` counts what
+``ours`` cost as well. The last line compares the whole runs of ``ours`` and ``mace_run_train``; a
 ratio above 1 means that ours is faster. Run it on an idle machine.
 """
 
@@ -45,7 +45,7 @@ from ase_finetune.export import export
 from ase_finetune.start import prepare, training_frames
 from systems import get_system
 
-ROWS = ("zero_shot", "scratch", "mace_run_train", "adamw", "adamw + lm")
+ROWS = ("zero_shot", "scratch", "mace_run_train", "ours", "ours + lm")
 README_OF_MACE: dict[str, Any] = {
     "energy_weight": 1.0,
     "forces_weight": 1.0,
@@ -72,9 +72,9 @@ def settings(
 def work(row: str, name: str, epochs: int, budget: int | None, seed: int, folder: Path) -> None:
     """Make the checkpoint of one of our rows, in this process."""
     splits = Splits.from_named(get_system(name).frames())
-    if row == "adamw + lm":
+    if row == "ours + lm":
         _, recipe = settings(name, epochs, budget, seed)
-        done = refine(Checkpoint.load(folder / "adamw"), splits, recipe)
+        done = refine(Checkpoint.load(folder / "ours"), splits, recipe)
     else:
         changes = {"foundation": "scratch"} if row == "scratch" else {}
         config, _ = settings(name, epochs, budget, seed, **changes)
@@ -145,9 +145,9 @@ def table(name: str, args: argparse.Namespace) -> dict[str, Run]:
                 checkpoint, run = peer(splits, args.epochs, args.seed, args.peer_E0s, folder)
             else:
                 checkpoint, run = ours(row, name, args, folder)
-            if row == "adamw + lm":
+            if row == "ours + lm":
                 spent[row] += float(checkpoint.metrics["gradient_equivalents"])
-                before = runs["adamw"]
+                before = runs["ours"]
                 run = Run(before.seconds + run.seconds, max(before.memory_MB, run.memory_MB))
             runs[row] = run
             line = {
@@ -182,7 +182,7 @@ def main() -> None:
         work(row, name, args.epochs, args.budget, args.seed, Path(folder))
         return
     every = [table(name, args) for name in args.systems]
-    mine, theirs = ([runs[row] for runs in every] for row in ("adamw", "mace_run_train"))
+    mine, theirs = ([runs[row] for runs in every] for row in ("ours", "mace_run_train"))
     seconds = [sum(run.seconds for run in runs) for runs in (mine, theirs)]
     line = {
         "name": f"whole runs of {args.epochs} epochs on {' and '.join(args.systems)}, float64",
