@@ -1,8 +1,8 @@
 """Spherical harmonics of edges as one matrix product with the monomials of their directions.
 
-e3nn has a scripted function for them. TorchScript specializes it for the first dtypes that it
-meets in a process, and what an evaluation before had decided the last bits of the next. Nothing
-here remembers anything.
+e3nn has a scripted function for them. TorchScript compiles it anew after its first calls, by the
+dtypes and shapes that these had, so that the last bits of an evaluation depended on those before.
+Nothing here changes as it runs.
 """
 
 from __future__ import annotations

@@ -181,12 +181,12 @@ class FastMACE(torch.nn.Module):
         # The pair repulsion reaches as far as two covalent radii, the rest to r_max.
         self._far = 2.0 * float(module.r_max) + 10.0
         self._steps: list[_Interaction] = []
-        self._harmonics = Harmonics(module.spherical_harmonics)
         self._rebuild()
 
     def _rebuild(self) -> None:
         pairs = zip(self.interactions, self.products, strict=True)
         self._steps = [_Interaction(block, product) for block, product in pairs]
+        self._harmonics = Harmonics(self.spherical_harmonics)
 
     def plain(self) -> torch.nn.Module:
         """Return the module of mace-torch, with the same parameters."""
@@ -202,7 +202,7 @@ class FastMACE(torch.nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # What is read from the layers is read again: it may not be copied without them.
-        return {**self.__dict__, "_steps": []}
+        return {**self.__dict__, "_steps": [], "_harmonics": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]

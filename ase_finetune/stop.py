@@ -1,8 +1,8 @@
-"""Ctrl-C, and the signal that ends a job on a cluster: neither may get lost.
+"""Ctrl-C, and the signal that ends a job on a cluster, remembered.
 
 Python raises KeyboardInterrupt wherever the interpreter is. In a destructor or the callback of a
 weak reference, of which torch has many, it is printed and forgotten, and the run would go on. So
-the signal is remembered too, and whatever shows progress raises what got lost.
+the signal is remembered too, and the next progress that is shown raises what got lost.
 """
 
 from __future__ import annotations

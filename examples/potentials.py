@@ -28,8 +28,8 @@ from properties import evaluate
 from systems import get_system
 
 RUNS = gallery.EXAMPLES.parent / "runs" / "gallery"
-# Where the grid search of `ase-finetune study mo --epochs 40` ended on a seed of its own; for an
-# optimizer that is not listed, the registry's default is taken.
+# Where the grid search of `ase-finetune study mo --epochs 40 --batch-size 4` ended on a seed of its
+# own; for an optimizer that is not listed, the registry's default is taken.
 RATES = {"adam": 3e-3, "adamw": 3e-3, "radam": 1e-2, "lamb": 3e-4, "ranger": 3e-3}
 BATCH = 4  # frames per step, as there
 METHODS = {"lbfgs": "L-BFGS", "lm": "LM"}

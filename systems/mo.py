@@ -79,7 +79,7 @@ RECIPE = {
     "refine": {
         "method": "lm",
         "evaluations": 200,
-        "history": 50,
+        "history": 50,  # of L-BFGS, where it is asked for
         "energy_weight": 200.0,
         "forces_weight": 10.0,
         "stress_weight": 300.0,

@@ -203,11 +203,17 @@ def test_what_it_cannot_convert_is_refused_by_name():
         accelerate(torch.nn.Linear(1, 1))
 
 
-@pytest.mark.parametrize("normalization", ["integral", "component"])
-def test_other_spherical_harmonics_are_left_to_mace_torch(normalization):
+@pytest.mark.parametrize(
+    ("irreps", "normalize", "normalization"),
+    [
+        ("0e+1o", True, "integral"),
+        ("0e+2e", True, "component"),
+        ("0e+1o", False, "component"),
+    ],
+)
+def test_other_spherical_harmonics_are_left_to_mace_torch(irreps, normalize, normalization):
     module = random_mace("MP-0", NUMBERS)
-    irreps = o3.Irreps("0e+1o") if normalization == "integral" else o3.Irreps("0e+2e")
-    module.spherical_harmonics = o3.SphericalHarmonics(irreps, True, normalization)
+    module.spherical_harmonics = o3.SphericalHarmonics(o3.Irreps(irreps), normalize, normalization)
     with pytest.raises(FoundationError, match="spherical harmonics"):
         accelerate(module)
 

@@ -59,7 +59,9 @@ def test_a_brief_run_has_every_part(tmp_path):
 def test_the_bundled_recipe_improves_forces_and_physics(tmp_path):
     """Bounds hold what was reached with room for another machine; the aims are tighter."""
     results = run(tmp_path / "mo")
-    assert force(results, "refined", "test_id") < 0.65 * force(results, "zero_shot", "test_id")
+    assert force(results, "refined", "test_id") < 0.55 * force(results, "zero_shot", "test_id")
+    # The refinement was accepted.
+    assert force(results, "refined", "valid") < force(results, "finetuned", "valid")
     before, after = (results["properties"][stage] for stage in ("zero_shot", "refined"))
     assert abs(after["a0"]["relative_error"]) < 0.005
     for name in ("C11", "C12"):

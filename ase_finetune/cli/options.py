@@ -187,6 +187,9 @@ def _numbers(value: Any) -> Any:
     return value
 
 
+_OF_OPTIMIZER = ("optimizer", "lr", "schedule", "ema_decay")
+
+
 def resolve(
     settings: Mapping[str, Any],
     refine_evaluations: int | None,
@@ -194,12 +197,19 @@ def resolve(
 ) -> tuple[TrainConfig, RefineConfig | None]:
     """Turn settings into configs: flag over file over the system's recipe over default.
 
+    What a recipe says of the learning rate and of averaging belongs to its optimizer and goes with
+    it where another one is asked for.
+
     Raises
     ------
     ConfigError
         On unknown or invalid settings.
     """
-    merged = {**(defaults or {}), **settings}
+    recipe = dict(defaults or {})
+    own = recipe.get("optimizer", TrainConfig().optimizer)
+    if settings.get("optimizer", own) != own:
+        recipe = {key: value for key, value in recipe.items() if key not in _OF_OPTIMIZER}
+    merged = {**recipe, **settings}
     refine = merged.pop("refine", {})
     if refine_evaluations is not None:
         refine = (

@@ -34,7 +34,8 @@ def study(
     seeds: Annotated[int, typer.Option(help="Evaluation seeds.")] = 5,
     refine: Annotated[str, typer.Option(help="lbfgs, lm or lbfgs,lm.")] = "",
     refine_on: Annotated[
-        str, typer.Option(help="Optimizers to refine, or winner (by validation), or all.")
+        str,
+        typer.Option(help="Optimizers or recipes to refine, or winner (by validation), or all."),
     ] = "winner",
     refine_evaluations: Annotated[
         int, typer.Option(help="Budget of a refinement in gradient equivalents.")
@@ -52,9 +53,9 @@ def study(
         bool,
         typer.Option("--resplit/--no-resplit", help="Seeds draw train and valid frames, too."),
     ] = True,
-    epochs: Annotated[int | None, typer.Option(help="Passes (default: the recipe's).")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes (default: the system's).")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Frames per step (default: the recipe's).")
+        int | None, typer.Option(help="Frames per step (default: the system's).")
     ] = None,
     default_dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
     foundation: Annotated[str | None, typer.Option(help="As in train.")] = None,
@@ -126,7 +127,7 @@ def study(
     shared |= {"foundation": foundation, "device": device}
     flags = {k: v for k, v in shared.items() if v is not None}
     refinement = {"evaluations": refine_evaluations, **(given.pop("refine", None) or {})}
-    recipes = given.pop("recipes", None) or {}
+    recipes = given.pop("recipes", {})
     from ase_finetune.optimizers import list_optimizers
     from ase_finetune.study.engine import run_study
     from ase_finetune.study.plan import CONTROLS, Plan
@@ -137,7 +138,7 @@ def study(
         optimizers=names,
         seeds=seeds,
         refine=_names(refine),
-        refine_on=names if refine_on == "all" else _names(refine_on),
+        refine_on=(*names, *recipes) if refine_on == "all" else _names(refine_on),
         refine_settings=refinement,
         trials=trials,
         extensions=extensions,

@@ -51,7 +51,8 @@ class Plan:
         Optimizer -> the learning rates it starts with; by default those of `trial_grid`.
     recipes
         Name -> settings of an arm of your own: ``optimizer`` and what wins over the settings of the
-        system. It gets its optimizer's trials and is compared like an optimizer.
+        system. It gets its optimizer's trials and is compared like an optimizer at all frames; it
+        is never the winner.
     commands
         What was typed, for whoever wants to repeat it.
     """
@@ -73,6 +74,10 @@ class Plan:
     commands: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.recipes, Mapping):
+            raise ConfigError("Recipes are given as 'name: settings' lines.")
+        for name, recipe in self.recipes.items():
+            _check_recipe(name, recipe)
         if not self.base or not self.optimizers:
             raise ConfigError("Name at least one system and one optimizer.")
         if REFERENCE not in self.optimizers:
@@ -80,11 +85,9 @@ class Plan:
         if "adam" not in self.optimizers and {"no-decay", "ema-cosine"} & set(self.controls):
             raise ConfigError("These controls are compared with adam; add it to --optimizers.")
         for name in set(self.refine_on) - {WINNER, *self.optimizers, *self.recipes}:
-            raise ConfigError(f"Nothing to refine: {name!r} is not among the optimizers.")
-        if not isinstance(self.recipes, Mapping):
-            raise ConfigError("Recipes are given as 'name: settings' lines.")
-        for name, recipe in self.recipes.items():
-            _check_recipe(name, recipe)
+            raise ConfigError(
+                f"Nothing to refine: {name!r} is no optimizer or recipe of the study."
+            )
         for name in set(self.controls) - set(CONTROLS):
             raise ConfigError(f"Unknown control {name!r}; choose from {', '.join(CONTROLS)}.")
         if "more-steps" in self.controls and not self.refine:
@@ -220,14 +223,16 @@ def trial_grid(optimizer: str, trials: int) -> list[float]:
     return grid
 
 
-def _check_recipe(name: str, recipe: Any) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+def _check_recipe(name: Any, recipe: Any) -> None:
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise ConfigError(f"The recipe {name!r} needs a name of letters, digits and -_. signs.")
-    if name in list_optimizers() or name.startswith((f"{REFERENCE}-", "adam-", "zero-shot")):
+    taken = name in (WINNER, "all", *list_optimizers())
+    if taken or name.startswith((f"{REFERENCE}-", "adam-", "zero-shot", "mace_run_train")):
         raise ConfigError(f"The recipe {name!r} has the name of another arm; choose another.")
-    if not isinstance(recipe, Mapping) or "optimizer" not in recipe:
+    if not isinstance(recipe, Mapping) or not isinstance(recipe.get("optimizer"), str):
         raise ConfigError(f"The recipe {name!r} names no optimizer.")
-    for key in sorted({"lr", "seed", "epochs"} & recipe.keys()):
+    # Also what would change the budget.
+    for key in sorted({"lr", "seed", "epochs", "epoch_frames", "patience"} & recipe.keys()):
         raise ConfigError(f"A study sets {key} itself; take it out of the recipe {name!r}.")
 
 

@@ -50,10 +50,13 @@ def _method(study: Study) -> str:
     plan = study.plan
     failed = [p for p, row in study.rows.items() if row["outcome"] != "ok"]
     trained = sum(row["run"]["purpose"] != "zero_shot" for row in study.rows.values())
-    epochs = ", ".join(f"{s} {settings.get('epochs')}" for s, settings in plan.base.items())
+    epochs, frames = (
+        ", ".join(f"{s} {settings.get(key)}" for s, settings in plan.base.items())
+        for key in ("epochs", "batch_size")
+    )
     lines = [
-        f"{trained} runs; passes over the training frames: {epochs}. One pass is one gradient "
-        "equivalent, the unit of every budget.",
+        f"{trained} runs; passes over the training frames: {epochs}; frames per step: {frames}. "
+        "One pass is one gradient equivalent, the unit of every budget.",
         f"Every optimizer tried {plan.trials} learning rates on seed 0; a best one at the edge of "
         f"its grid grew the grid, at most {plan.extensions} times. The validation force error "
         "chose; test frames never did.",

@@ -167,6 +167,8 @@ def main() -> None:
         found = measure(side, what, case, dtype, device, int(threads), args.profile)
         print(json.dumps(found))
         return
+    if args.profile and args.device == "cuda":
+        parser.error("--profile is of a CPU")
     place = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} threads"
     for case, what in itertools.product(args.case, ("training", "md")):
         name = f"{what} step, {case} {args.dtype} {place}"
