@@ -399,7 +399,10 @@ for system, study in studies.items():
 # distribution) to 90 % (Muon, whose learning rate is at the edge of its grid).
 #
 # What matters more is where training starts, the learning rate (AdamW's trials in ``study.json``
-# differ by a factor of two), and how long one trains: on acetylacetone thirty passes of
+# differ by a factor of two), batches and averaging, and how long one trains. On acetylacetone
+# batches of 2 and an average lower AdamW's error by 22 %, and SOAP's to 31 % below it, with a
+# fifth of its energy error; on Mo the average does as much for energies, while SOAP is far better
+# or far worse than AdamW by the draw of the frames. On acetylacetone thirty passes of
 # ScheduleFree instead of ten lower the error by 18 %, twenty full-batch evaluations after the ten
 # by 3 %. A short second-order stage is no substitute for training; for what a hundred evaluations
 # do once it has converged, see pages 2, 3 and 5.
