@@ -60,6 +60,7 @@ def test_a_signal_that_python_forgets_still_stops_the_command(number, monkeypatc
     monkeypatch.setattr(stop, "_told", False)
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         stop.catch_signals()
         move = TerminalReporter().steps("elastic")
         move(1, 3)

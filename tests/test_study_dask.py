@@ -44,7 +44,13 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     out = tmp_path / "study"
     program = [sys.executable, "-m", "ase_finetune.cli", *command(out, "--workers", "1")]
     process = subprocess.Popen(
-        program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        program,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        # Ctrl-C is ignored in what a shell runs in the background, such as this test.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         while not list(out.rglob("state.pt")) and process.poll() is None:
