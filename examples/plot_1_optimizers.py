@@ -245,17 +245,6 @@ def table(family):
 table("against adam")
 
 # %%
-# In one line per condition:
-
-for system, study in studies.items():
-    for where in (condition(system, SYSTEMS[system][1]), f"{system}, test_id"):
-        verdicts = {}
-        for one in [] if where is None else compared(study, where, "against adam"):
-            verdicts.setdefault(one["paired"]["verdict"], []).append(label(one["arm"]))
-        told = "; ".join(f"{verdict}: {', '.join(arms)}" for verdict, arms in verdicts.items())
-        print(f"{where} (against Adam): {told}")
-
-# %%
 # Learning curves
 # ---------------
 # The median validation error over the seeds that all optimizers finished, since each seed has
@@ -327,8 +316,8 @@ ARMS = {
 
 def middle_curve(study, system, arm):
     """Return passes and the median curve over the seeds that finished."""
-    rows = [row for row in study.of(system, arm).values() if row["outcome"] == "ok"]
-    drawn = [np.array(row["curve"], dtype=float) for row in rows]
+    rows = study.of(system, arm).values()
+    drawn = [np.array(row["curve"], dtype=float) for row in rows if row["outcome"] == "ok"]
     length = min(map(len, drawn))
     return drawn[0][:length, 0], np.median([curve[:length, 1] for curve in drawn], axis=0)
 
@@ -343,11 +332,8 @@ for one, system in zip(axes.flat, recipes.plan.base, strict=True):
         if arm == "adamw":
             one.axhline(errors_there.min(), color="0.3", ls=":", lw=1)
         came = reach(recipes, system, arm)
-        if came is not None:
-            share = "on fewer than half of the seeds"
-            if came.share is not None:
-                share = f"after {came.share:.2f} of its budget"
-            print(f"{system}, {text}: as good as AdamW {share} ({came.reached} of {came.seeds})")
+        share = "rarely" if came.share is None else f"after {came.share:.2f} of its budget"
+        print(f"{system}, {text}: as good as AdamW {share} ({came.reached} of {came.seeds} seeds)")
     one.axvline(recipes.plan.base[system]["epochs"] / 3, color="0.3", ls=":", lw=1)
     one.set(yscale="log", title=SYSTEMS[system][0], xlabel="Passes over the training frames")
     one.yaxis.set_major_formatter("{x:g}")
