@@ -92,14 +92,18 @@ def test_unknown_option_of_an_optimizer():
         build_optimizer("adamw", [torch.nn.Parameter(torch.ones(1))], options={"momentums": 1})
 
 
-def test_what_a_recipe_gives_its_optimizer_goes_with_it():
+def test_the_rate_of_a_recipe_is_that_of_its_optimizer():
     from ase_finetune.cli.options import resolve
 
     recipe = {"optimizer": "soap", "lr": 1e-2, "ema_decay": 0.99, "epochs": 80, "batch_size": 2}
     own, _ = resolve({"epochs": 3}, None, recipe)
     assert (own.optimizer, own.lr, own.ema_decay, own.epochs) == ("soap", 1e-2, 0.99, 3)
-    other, _ = resolve({"optimizer": "schedulefree"}, None, recipe)
-    assert (other.optimizer, other.lr, other.ema_decay) == ("schedulefree", None, None)
+    other, _ = resolve({"optimizer": "adamw"}, None, recipe)
+    assert (other.optimizer, other.lr, other.ema_decay) == ("adamw", None, 0.99)
     assert (other.epochs, other.batch_size) == (80, 2)
     given, _ = resolve({"optimizer": "muon", "lr": 5e-3}, None, recipe)
     assert (given.optimizer, given.lr) == ("muon", 5e-3)
+    averaging, _ = resolve({"optimizer": "schedulefree"}, None, {**recipe, "schedule": "cosine"})
+    assert (averaging.lr, averaging.ema_decay, averaging.schedule) == (None, None, "constant")
+    with pytest.raises(ConfigError, match="Unknown optimizer"):
+        resolve({"optimizer": "soup"}, None, recipe)

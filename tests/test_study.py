@@ -251,6 +251,31 @@ def test_bad_input_is_one_sentence(tmp_path, monkeypatch, arguments, message):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_recipes_and_batches_come_from_the_command_line(tmp_path, monkeypatch):
+    from ase_finetune.study import engine
+
+    plans = []
+
+    def stop(plan, *_, **__):
+        plans.append(plan)
+        raise ConfigError("Seen.")
+
+    monkeypatch.setattr(engine, "run_study", stop)
+    file = tmp_path / "recipes.yaml"
+    file.write_text("recipes: {mine: {optimizer: soap, batch_size: 2, ema_decay: 0.99}}\n")
+    command = ["study", "mo", "--optimizers", "adamw", "--config", str(file), "--batch-size", "3"]
+    result = CliRunner().invoke(app, [*command, "--refine", "lm", "--refine-on", "all"])
+    assert "Seen." in result.stderr
+    (plan,) = plans
+    assert plan.base["mo"]["batch_size"] == 3
+    assert plan.refine_on == ("adamw", "mine")
+    assert plan.recipes == {"mine": {"optimizer": "soap", "batch_size": 2, "ema_decay": 0.99}}
+    for text in ("recipes: 5", "recipes: [soap]", "recipes:"):
+        file.write_text(text + "\n")
+        result = CliRunner().invoke(app, [*command, "--refine", "lm", "--refine-on", "all"])
+        assert (result.exit_code, "name: settings" in result.stderr) == (2, True), text
+
+
 @pytest.mark.parametrize("name", list_systems())
 def test_seeds_redraw_whole_trajectories_and_never_touch_the_tests(name):
     bundled = Splits.from_named(get_system(name).frames())

@@ -320,8 +320,6 @@ def test_a_folder_keeps_its_settings_and_grows(tmp_path):
         ({"fractions": (1.5,)}, "between 0 and 1"),
         ({"base": {}}, "at least one system"),
         ({"base": {"mo": {"epoch": 3}}}, "epochs"),
-        ({"recipes": ["soap"]}, "name: settings"),
-        ({"recipes": 5}, "name: settings"),
         ({"recipes": {1: {"optimizer": "soap"}}}, "letters"),
         ({"recipes": {"winner": {"optimizer": "soap"}}}, "another arm"),
         ({"recipes": {"mine": {"optimizer": ["soap"]}}}, "names no optimizer"),

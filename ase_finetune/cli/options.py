@@ -187,9 +187,6 @@ def _numbers(value: Any) -> Any:
     return value
 
 
-_OF_OPTIMIZER = ("optimizer", "lr", "schedule", "ema_decay")
-
-
 def resolve(
     settings: Mapping[str, Any],
     refine_evaluations: int | None,
@@ -197,8 +194,8 @@ def resolve(
 ) -> tuple[TrainConfig, RefineConfig | None]:
     """Turn settings into configs: flag over file over the system's recipe over default.
 
-    What a recipe says of the learning rate and of averaging belongs to its optimizer and goes with
-    it where another one is asked for.
+    Where another optimizer than the recipe's is asked for, the recipe's learning rate is not taken
+    over, nor its schedule and average by an optimizer that averages itself.
 
     Raises
     ------
@@ -207,8 +204,12 @@ def resolve(
     """
     recipe = dict(defaults or {})
     own = recipe.get("optimizer", TrainConfig().optimizer)
-    if settings.get("optimizer", own) != own:
-        recipe = {key: value for key, value in recipe.items() if key not in _OF_OPTIMIZER}
+    asked = settings.get("optimizer", own)
+    if asked != own:
+        from ase_finetune.optimizers import optimizer_info
+
+        ends = ("lr", "schedule", "ema_decay") if optimizer_info(asked).averages else ("lr",)
+        recipe = {key: value for key, value in recipe.items() if key not in ends}
     merged = {**recipe, **settings}
     refine = merged.pop("refine", {})
     if refine_evaluations is not None:

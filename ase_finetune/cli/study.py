@@ -128,6 +128,8 @@ def study(
     flags = {k: v for k, v in shared.items() if v is not None}
     refinement = {"evaluations": refine_evaluations, **(given.pop("refine", None) or {})}
     recipes = given.pop("recipes", {})
+    if not isinstance(recipes, Mapping):
+        raise ConfigError("Recipes are given as 'name: settings' lines.")
     from ase_finetune.optimizers import list_optimizers
     from ase_finetune.study.engine import run_study
     from ase_finetune.study.plan import CONTROLS, Plan

@@ -74,8 +74,6 @@ class Plan:
     commands: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.recipes, Mapping):
-            raise ConfigError("Recipes are given as 'name: settings' lines.")
         for name, recipe in self.recipes.items():
             _check_recipe(name, recipe)
         if not self.base or not self.optimizers:
