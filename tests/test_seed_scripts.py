@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.build import molecule
 
 from ase_finetune.foundations import SEED
+from systems import get_system
 
 SCRIPTS = Path(__file__).parents[1] / "examples" / "pretrain_seed"
 
@@ -91,6 +92,18 @@ def test_comparison_pairs_seeds(script, capsys):
     ]
     compare.table(results)
     assert "seed/scratch 0.50 (0.50 to 0.50)" in capsys.readouterr().out
+
+
+def test_stored_comparisons_are_by_the_recipes_of_today(script, monkeypatch, tmp_path):
+    stored = SCRIPTS.parent / "results" / "seed" / "compare.json"
+    rows = json.loads(stored.read_text())
+    assert all(row["recipe"] == get_system(row["system"]).recipe for row in rows)
+    rows[0]["recipe"] = {**rows[0]["recipe"], "lr": 1.0}
+    path = tmp_path / "compare.json"
+    path.write_text(json.dumps(rows))
+    monkeypatch.setattr("sys.argv", ["compare.py", "--out", str(path)])
+    with pytest.raises(SystemExit, match="another recipe"):
+        script("compare").main()
 
 
 def test_the_shipped_card_is_complete():

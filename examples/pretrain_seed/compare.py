@@ -52,6 +52,7 @@ def run(name: str, foundation: str, seed: int) -> dict[str, Any]:
         "system": name,
         "foundation": foundation,
         "seed": seed,
+        "recipe": dict(system.recipe),
         "weights": seed_weights() if foundation == "seed" else "random",
         "data_hash": splits.data_hash(),
         "gradient_equivalents": budget,
@@ -100,6 +101,8 @@ def main() -> None:
     results = json.loads(args.out.read_text()) if args.out.exists() else []
     if any(r["weights"] not in ("random", seed_weights()) for r in results):
         raise SystemExit(f"{args.out} holds runs of another seed; choose another file.")
+    if any(r["recipe"] != get_system(r["system"]).recipe for r in results):
+        raise SystemExit(f"{args.out} holds runs by another recipe; choose another file.")
     for name in args.systems:
         for seed in SEEDS:
             for start in STARTS:
