@@ -22,6 +22,7 @@ from ase.calculators.mixing import SumCalculator
 from ase_finetune.architecture import DTYPES
 from ase_finetune.calculator_checks import check_configuration, check_distances, check_finite
 from ase_finetune.checkpoint import Checkpoint
+from ase_finetune.cuda_graphs import replayed
 from ase_finetune.determinism import repeatable
 from ase_finetune.dispersion import NONE
 from ase_finetune.errors import CheckpointError, ConfigError
@@ -101,13 +102,14 @@ class FineTunedCalculator(Calculator):
         self._build()
 
     def _build(self) -> None:
-        self._modules = [
-            c.module(self.dtype, self.device, accelerate=self.parameters["accelerate"])
-            for c in self.checkpoints
-        ]
-        for module in self._modules:
+        self._modules = []
+        for checkpoint in self.checkpoints:
+            module = checkpoint.module(
+                self.dtype, self.device, accelerate=self.parameters["accelerate"]
+            )
             for parameter in module.parameters():
                 parameter.requires_grad_(False)
+            self._modules.append(replayed(module, self.device))
 
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key != "_modules"}
@@ -240,7 +242,7 @@ class FineTunedCalculator(Calculator):
         for atoms in configurations:
             check_configuration(atoms)
         members = [
-            self._evaluate(checkpoint, module, configurations, batch_atoms)
+            self._evaluate(checkpoint, *module, configurations, batch_atoms)
             for checkpoint, module in zip(self.checkpoints, self._modules, strict=True)
         ]
         if len(members) == 1:
@@ -251,6 +253,7 @@ class FineTunedCalculator(Calculator):
         self,
         checkpoint: Checkpoint,
         module: torch.nn.Module,
+        place: str,
         configurations: Sequence[Atoms],
         batch_atoms: int,
     ) -> list[dict[str, Any]]:
@@ -260,7 +263,7 @@ class FineTunedCalculator(Calculator):
             check_distances(graph)
         results: list[dict[str, Any]] = []
         for part in chunks(graphs, batch_atoms):
-            batch = collate(part, len(numbers), self.device)
+            batch = collate(part, len(numbers), place)
             with repeatable(self.device):
                 out = predict(module, batch, stress=True)
             assert out.stress is not None

@@ -11,6 +11,7 @@ from ase import Atoms
 
 from ase_finetune.architecture import DTYPES
 from ase_finetune.checkpoint import Checkpoint
+from ase_finetune.cuda_graphs import replayed
 from ase_finetune.determinism import repeatable
 from ase_finetune.errors import ConfigError, DataError
 from ase_finetune.graphs import Graph, build_graph, collate, predict
@@ -168,13 +169,13 @@ def predict_frames(
     if not frames:
         raise DataError("There are no frames to evaluate.")
     device = resolve_device(device)
-    module = checkpoint.module(dtype, device, accelerate=accelerate)
+    module, place = replayed(checkpoint.module(dtype, device, accelerate=accelerate), device)
     numbers = checkpoint.numbers
     graphs = (build_graph(a, numbers, checkpoint.r_max, dtype=DTYPES[dtype]) for a in frames)
     energies, forces, stresses = [], [], []
     for part in chunks(graphs, batch_atoms):
         with repeatable(device):
-            result = predict(module, collate(part, len(numbers), device), stress=True)
+            result = predict(module, collate(part, len(numbers), place), stress=True)
         energies.append(result.energy.double().cpu().numpy())
         forces.append(result.forces.double().cpu().numpy())
         assert result.stress is not None

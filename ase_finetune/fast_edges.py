@@ -19,6 +19,9 @@ import torch
 # share of all its edges.
 PADDED_EDGES = {"cpu": 150, "cuda": 2500}
 PADDED_SHARE = 0.05
+# Where shapes are to stay the same from step to step, a block holds all atoms of an element and its
+# width is a multiple of this.
+STEADY_WIDTH = 8
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,18 @@ def _blocks(species: np.ndarray, degree: np.ndarray, padded: int) -> list[tuple[
     return found
 
 
-def sort_edges(inputs: Mapping[str, torch.Tensor], far: float) -> Edges:
+def _steady_blocks(species: np.ndarray, degree: np.ndarray) -> list[tuple[int, int, int]]:
+    """Make one block of each element, as wide as its most edges, rounded up."""
+    starts = np.flatnonzero(np.diff(species, prepend=-1))
+    stops = [*starts[1:], len(species)]
+    widths = [max(int(d), 1) for d in degree[starts]]  # degrees fall
+    return [
+        (int(a), int(b), STEADY_WIDTH * -(-width // STEADY_WIDTH))
+        for a, b, width in zip(starts, stops, widths, strict=True)
+    ]
+
+
+def sort_edges(inputs: Mapping[str, torch.Tensor], far: float, *, steady: bool = False) -> Edges:
     """Sort and pad the edges of a batch (the inputs of a MACE module).
 
     Parameters
@@ -95,6 +109,8 @@ def sort_edges(inputs: Mapping[str, torch.Tensor], far: float) -> Edges:
         (E, 3), in A.
     far
         Length of a padding edge, A, beyond every cutoff.
+    steady
+        Make few different shapes rather than little padding.
     """
     positions = inputs["positions"].detach()
     device, dtype = positions.device, positions.dtype
@@ -105,10 +121,14 @@ def sort_edges(inputs: Mapping[str, torch.Tensor], far: float) -> Edges:
     order = np.lexsort((np.arange(n), -degree, species))
     inverse = np.empty_like(order)
     inverse[order] = np.arange(n)
-    padded = PADDED_EDGES.get(device.type, PADDED_EDGES["cpu"])
+    if steady:
+        cuts = _steady_blocks(species[order], degree[order])
+    else:
+        padded = PADDED_EDGES.get(device.type, PADDED_EDGES["cpu"])
+        cuts = _blocks(species[order], degree[order], padded)
     widths = np.empty(n, dtype=np.int64)
     blocks = []
-    for start, stop, width in _blocks(species[order], degree[order], padded):
+    for start, stop, width in cuts:
         blocks.append(Block(stop - start, width))
         widths[start:stop] = width
     # Real edges go to the front of their atom's row; the rest pads it from the atom to itself.

@@ -216,6 +216,7 @@ class SymmetricPowers:
                     Constant(torch.tensor([key[-1] for key in self.keys[nu]])),
                 )
             )
+        self.chosen: dict[tuple[int, ...], Constant] = {}
         # Per power: coefficients (2l+1 of all outputs, monomials, weights of all outputs).
         self.sizes = [rows[0][1] for rows in tables]
         self.tables = [
@@ -238,7 +239,8 @@ class SymmetricPowers:
         ]
         joined = weights[0] if len(weights) == 1 else torch.cat(weights, dim=1)
         if len(species) < len(joined):
-            joined = joined[list(species)]
+            chosen = self.chosen.setdefault(tuple(species), Constant(torch.tensor(species)))
+            joined = joined.index_select(0, chosen.on(joined.device))
         return torch.matmul(self.tables[nu - 1].like(like), joined.unsqueeze(1)).unbind(0)
 
     def __call__(self, features: torch.Tensor, edges: Edges) -> Features:

@@ -11,6 +11,7 @@ parameters. Forces and stress come from one gradient by the edge vectors.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -179,7 +180,7 @@ class FastMACE(torch.nn.Module):
         self._module = [module]
         self.heads = list(module.heads)
         # The pair repulsion reaches as far as two covalent radii, the rest to r_max.
-        self._far = 2.0 * float(module.r_max) + 10.0
+        self.far = 2.0 * float(module.r_max) + 10.0
         self._steps: list[_Interaction] = []
         self._rebuild()
 
@@ -225,16 +226,33 @@ class FastMACE(torch.nn.Module):
             ``energy``, ``interaction_energy`` (graphs,) and ``node_energy`` (N,) in eV,
             ``forces`` (N, 3) in eV/A and ``stress`` (graphs, 3, 3) in eV/A^3, or None.
         """
+        edges = sort_edges(data, self.far)
+        out = self.evaluate(data, edges, training, compute_force, compute_stress)
+        virial = out.pop("virial")
+        out["stress"] = None if virial is None else stress_of(virial, volumes(data["cell"]))
+        return out
+
+    def evaluate(
+        self,
+        data: Mapping[str, torch.Tensor],
+        edges: Edges,
+        training: bool = False,
+        compute_force: bool = True,
+        compute_stress: bool = False,
+    ) -> dict[str, torch.Tensor | None]:
+        """Evaluate a batch whose edges are sorted already: `forward`, with the virial for stress.
+
+        Neither values nor places of what it computes decide what it does, only shapes.
+        """
         batch, n_graphs = data["batch"], len(data["ptr"]) - 1
         heads = data["head"][batch] if "head" in data else torch.zeros_like(batch)
-        edges = sort_edges(data, self._far)
         vectors = edges.vectors
         if compute_force or compute_stress:
             vectors = vectors.requires_grad_(True)
         node_energy = self._energies(data, edges, vectors, heads[edges.order])[edges.inverse]
         energy = torch.zeros(n_graphs, dtype=node_energy.dtype, device=node_energy.device)
         energy = energy.index_add(0, batch, node_energy)
-        forces, stress = None, None
+        forces, virial = None, None
         if compute_force or compute_stress:
             (slope,) = torch.autograd.grad(
                 energy.sum(), vectors, create_graph=training, retain_graph=training
@@ -242,7 +260,7 @@ class FastMACE(torch.nn.Module):
             if compute_force:
                 forces = _forces(slope, edges)
             if compute_stress:
-                stress = _stress(slope, edges, data, n_graphs)
+                virial = _virial(slope, edges, batch, n_graphs)
         atoms = torch.arange(len(batch), device=batch.device)
         E0 = self.atomic_energies_fn(data["node_attrs"])[atoms, heads]
         total = energy + torch.zeros_like(energy).index_add(0, batch, E0.to(energy.dtype))
@@ -251,12 +269,12 @@ class FastMACE(torch.nn.Module):
             "interaction_energy": energy,
             "node_energy": E0.double() + node_energy.double(),
             "forces": forces,
-            "stress": stress,
+            "virial": virial,
         }
 
     def _energies(
         self,
-        data: dict[str, torch.Tensor],
+        data: Mapping[str, torch.Tensor],
         edges: Edges,
         vectors: torch.Tensor,
         heads: torch.Tensor,
@@ -294,15 +312,22 @@ def _forces(slope: torch.Tensor, edges: Edges) -> torch.Tensor:
     return found[edges.inverse]
 
 
-def _stress(
-    slope: torch.Tensor, edges: Edges, data: dict[str, torch.Tensor], n_graphs: int
-) -> torch.Tensor:
-    """Stress (graphs, 3, 3); zero where the cell has no volume, as mace-torch has it."""
+def _virial(slope: torch.Tensor, edges: Edges, batch: torch.Tensor, n_graphs: int) -> torch.Tensor:
+    """Sum of dE/d(edge vector) times edge vector, (graphs, 3, 3), eV."""
     # Padding has a long vector, and a slope of exactly zero.
     virial = slope.unsqueeze(2) * edges.vectors.unsqueeze(1)
-    graph = data["batch"][edges.order][edges.receiver]
+    graph = batch[edges.order][edges.receiver]
     total = torch.zeros(n_graphs, 3, 3, dtype=slope.dtype, device=slope.device)
-    total = total.index_add(0, graph, virial)
-    volume = torch.linalg.det(data["cell"].view(-1, 3, 3)).abs()[:, None, None]
-    stress = 0.5 * (total + total.transpose(1, 2)) / volume
+    return total.index_add(0, graph, virial)
+
+
+def volumes(cells: torch.Tensor) -> torch.Tensor:
+    """Volumes (graphs,) of the cells (3 graphs, 3) of a batch."""
+    volume: torch.Tensor = torch.linalg.det(cells.view(-1, 3, 3)).abs()
+    return volume
+
+
+def stress_of(virial: torch.Tensor, volume: torch.Tensor) -> torch.Tensor:
+    """Stress (graphs, 3, 3) of virials; zero where the cell has no volume, as mace-torch has it."""
+    stress = 0.5 * (virial + virial.transpose(1, 2)) / volume[:, None, None]
     return torch.where(stress.abs() < 1e10, stress, torch.zeros_like(stress))

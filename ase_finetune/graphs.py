@@ -303,13 +303,15 @@ def predict(
     energy, forces = out["interaction_energy"], out["forces"]
     node_E0 = module.atomic_energies_fn(inputs["node_attrs"])[:, 0]  # type: ignore[operator]
     node_energy = out["node_energy"] - node_E0.double()
-    voigt = None
-    if stress:
-        s = out["stress"]
-        voigt = torch.stack(
-            [s[:, 0, 0], s[:, 1, 1], s[:, 2, 2], s[:, 1, 2], s[:, 0, 2], s[:, 0, 1]], dim=1
-        )
+    voigt = to_voigt(out["stress"]) if stress else None
     if not training:
         energy, forces = energy.detach(), forces.detach()
         voigt = None if voigt is None else voigt.detach()
     return Prediction(energy, node_energy.detach(), forces, voigt)
+
+
+def to_voigt(s: torch.Tensor) -> torch.Tensor:
+    """Return tensors (n, 3, 3) as (n, 6), xx yy zz yz xz xy."""
+    return torch.stack(
+        [s[:, 0, 0], s[:, 1, 1], s[:, 2, 2], s[:, 1, 2], s[:, 0, 2], s[:, 0, 1]], dim=1
+    )

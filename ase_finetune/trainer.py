@@ -13,12 +13,14 @@ import torch
 
 from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.config import TrainConfig
+from ase_finetune.cuda_graphs import replayed
 from ase_finetune.data.splits import Splits
 from ase_finetune.determinism import repeatable
 from ase_finetune.distributed import Processes, joined
 from ase_finetune.errors import CheckpointError, UserError
 from ase_finetune.evaluate import force_rmse, resolve_device
-from ase_finetune.graphs import Graph, collate, predict
+from ase_finetune.gradients import Gradients
+from ase_finetune.graphs import Graph
 from ase_finetune.loss import Loss
 from ase_finetune.optimizers import build_optimizer, optimizer_info
 from ase_finetune.optimizers.groups import parameter_groups
@@ -141,6 +143,8 @@ class _Trainer:
         freeze(self.module, config.freeze)
         self.processes.equalize(list(self.module.parameters()))
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
+        self.gradients = Gradients(self.module, self.parameters, self.n_elements, self.device)
+        self.evaluator, self.place = replayed(self.module, self.device)
         self.foundation = [p.detach().clone() for p in self.parameters] if config.l2_sp else []
         self.loss = self._loss(0)
         self.optimizer = build_optimizer(
@@ -208,7 +212,7 @@ class _Trainer:
         loss = self._pass()
         deployed = self._deployed()
         with use_weights(self.module, deployed):
-            errors = force_rmse(self.module, self.valid, self.n_elements, self.device)
+            errors = force_rmse(self.evaluator, self.valid, self.n_elements, self.place)
         # The same numbers in every process, since what happens next depends on them.
         force, energy = self.processes.of_first(errors)
         if not math.isfinite(force):
@@ -296,12 +300,9 @@ class _Trainer:
         size = self.config.micro_batch_size or len(graphs)
         value = 0.0
         for first in range(0, len(mine), size):
-            batch = collate(mine[first : first + size], self.n_elements, self.device)
-            prediction = predict(self.module, batch, stress=self.loss.needs_stress, training=True)
             # Scaled so that the expectation over batches is the loss of the whole training set.
-            loss = self.loss(prediction, batch) * (len(self.train) / len(graphs))
-            value += float(loss.detach())
-            loss.backward()
+            scale = len(self.train) / len(graphs)
+            value += self.gradients.add(mine[first : first + size], self.loss, scale)
         self.processes.add_gradients(self.parameters)
         (value,) = self.processes.total([value])
         return value + self._pull_to_foundation()

@@ -15,7 +15,9 @@ from ase_finetune._mace import modules, o3
 from ase_finetune.architecture import default_dtype
 from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.foundations import load_foundation
+from ase_finetune.gradients import Gradients
 from ase_finetune.graphs import build_graph, collate
+from ase_finetune.loss import Loss
 
 _BASE = {
     "r_max": 4.5,
@@ -142,3 +144,37 @@ def derivatives(module, joined):
     found = {key: out[key] for key in ("energy", "node_energy", "forces", "stress")}
     found |= {"gradient": flat(gradient), "hessian_vector": flat(curvature)}
     return {key: value.detach().double() for key, value in found.items()}
+
+
+def gradients_of(kind, device="cpu", accelerate=True):
+    """Return a random module in float64 and what adds up the gradients of its loss."""
+    module = random_mace(kind, NUMBERS)
+    checkpoint = Checkpoint.from_module(
+        module, dict.fromkeys(NUMBERS, 0.0), stage="zero_shot", foundation={}
+    )
+    module = checkpoint.module("float64", device, accelerate=accelerate)
+    return module, Gradients(module, list(module.parameters()), len(NUMBERS), device)
+
+
+def labelled_graphs(r_max, seed):
+    """Return graphs of `evaluation_frames` with labels, some of them without, and their loss."""
+    rng, graphs = np.random.default_rng(seed), []
+    for k, atoms in enumerate(evaluation_frames()):
+        atoms.positions += rng.normal(0.0, 1e-3, atoms.positions.shape)
+        atoms.info["REF_energy"] = float(rng.normal())
+        if k != 1:
+            atoms.arrays["REF_forces"] = rng.normal(size=(len(atoms), 3))
+        if k == 0:
+            atoms.info["REF_stress"] = 0.01 * rng.normal(size=6)
+        E0s = dict.fromkeys(NUMBERS, 0.0)
+        graphs.append(build_graph(atoms, NUMBERS, r_max, dtype=torch.float64, E0s=E0s))
+    return graphs, Loss.for_graphs(graphs, 1.0, 10.0, 1.0)
+
+
+def assert_same_gradients(module, other, tolerance):
+    """Compare the gradients that two modules have collected, relative to the largest of each."""
+    for (name, a), b in zip(module.named_parameters(), other.parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None), name
+        if b.grad is not None:
+            scale = float(b.grad.abs().max()) + 1e-12
+            assert float((a.grad.cpu() - b.grad).abs().max()) < tolerance * scale, name

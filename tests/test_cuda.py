@@ -11,14 +11,18 @@ import torch
 from mace_kinds import (
     KINDS,
     NUMBERS,
+    assert_same_gradients,
     derivatives,
     evaluation_batch,
     evaluation_frames,
+    gradients_of,
+    labelled_graphs,
     random_mace,
 )
 
 from ase_finetune import FineTunedCalculator
 from ase_finetune.config import RefineConfig
+from ase_finetune.cuda_graphs import KEPT, RECORD_AT
 from ase_finetune.evaluate import predict_frames
 from ase_finetune.fast_mace import accelerate
 from ase_finetune.optimizers import list_optimizers
@@ -110,3 +114,56 @@ def test_calculator_agrees_with_the_cpu_and_repeats(splits, on_cuda, dtype):
             scale = max(float(np.abs(a[key]).max()), 1.0)
             assert np.abs(np.asarray(a[key]) - b[key]).max() < TOLERANCE[dtype] * scale
             assert np.array_equal(b[key], c[key])
+
+
+def moved(frame, step):
+    twin = frame.copy()
+    twin.positions += np.random.default_rng(step).normal(0.0, 1e-3, twin.positions.shape)
+    return twin
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_replayed_evaluation_has_the_bits_of_the_first(splits, on_cuda, dtype):
+    tuned = finetune(splits, dataclasses.replace(on_cuda, epochs=1))
+    used = FineTunedCalculator(tuned, dtype=dtype, device="cuda")
+    ((module, _),) = used._modules
+    path = [moved(splits.valid[0], step) for step in range(RECORD_AT + 3)]
+    walked = [used.evaluate_batch([atoms])[0] for atoms in path]
+    assert module.recorder.n_recorded == 1
+    for atoms, found in zip(path, walked, strict=True):
+        fresh = FineTunedCalculator(tuned, dtype=dtype, device="cuda").evaluate_batch([atoms])[0]
+        here = FineTunedCalculator(tuned).evaluate_batch([atoms])[0]
+        for key in ("energy", "forces", "stress"):
+            assert np.array_equal(found[key], fresh[key]), key
+            scale = max(float(np.abs(here[key]).max()), 1.0)
+            assert np.abs(np.asarray(found[key]) - here[key]).max() < TOLERANCE[dtype] * scale
+
+
+def test_no_more_recordings_are_kept_than_stated(splits, on_cuda):
+    tuned = finetune(splits, dataclasses.replace(on_cuda, epochs=1))
+    calculator = FineTunedCalculator(tuned, device="cuda")
+    ((module, _),) = calculator._modules
+    frames = [splits.valid[0] * (n, 1, 1) for n in range(1, KEPT + 3)]
+    for _ in range(2):
+        for atoms in frames:
+            first, *_, last = (calculator.evaluate_batch([atoms])[0] for _ in range(RECORD_AT + 1))
+            assert np.array_equal(first["forces"], last["forces"])
+    assert module.recorder.n_recorded == KEPT
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k != "multi-head"])
+def test_replayed_gradients_follow_the_weights_and_the_numbers(kind):
+    exact, theirs = gradients_of(kind, accelerate=False)
+    module, ours = gradients_of(kind, device="cuda")
+    for step in range(RECORD_AT + 3):
+        graphs, loss = labelled_graphs(float(exact.r_max), step)
+        with torch.no_grad():
+            for a, b in zip(exact.parameters(), module.parameters(), strict=True):
+                a.mul_(1.01)
+                b.copy_(a)
+                a.grad = b.grad = None
+        for _ in range(2):  # gradients add up
+            value, expected = (g.add(graphs, loss, 0.5) for g in (ours, theirs))
+        assert value == pytest.approx(expected, rel=1e-10)
+        assert_same_gradients(module, exact, 1e-9)
+    assert ours.recorder.n_recorded == 1
