@@ -29,6 +29,8 @@ _BASE = {
     "avg_num_neighbors": 14.0,
     "radial_MLP": [8, 8],
     "radial_type": "bessel",
+    # mace-torch's own default where cuequivariance is installed is another basis.
+    "use_reduced_cg": False,
     "gate": torch.nn.functional.silu,
     "interaction_cls_first": modules.RealAgnosticResidualInteractionBlock,
     "interaction_cls": modules.RealAgnosticResidualInteractionBlock,

@@ -110,7 +110,7 @@ def shares(step: Callable[[], None]) -> dict[str, float]:
 
 
 def measure(
-    side: str, what: str, case: str, dtype: str, device: str, threads: int, profile: bool
+    side: str, what: str, case: str, dtype: str, device: str, threads: int, profile: bool = False
 ) -> dict[str, float]:
     """Time one side in this process, seconds and peak memory in MB, or profile it."""
     warnings.filterwarnings("ignore")
@@ -148,8 +148,10 @@ def measure_alone(*arguments: str, more: Sequence[str] = ()) -> dict[str, float]
         [sys.executable, __file__, *more, "--measure", *arguments],
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(arguments)} failed: {done.stderr[-2000:]}")
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
