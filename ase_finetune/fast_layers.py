@@ -23,12 +23,6 @@ _Table = dict[tuple[int, ...], np.ndarray]  # monomial -> coefficients (2l+1, pa
 Features = dict[int, torch.Tensor]  # position in the irreps -> (atoms, 2l+1, channels)
 
 
-def join_irreps(features: Features) -> torch.Tensor:
-    """Return e3nn's flat features."""
-    parts = [features[i].transpose(1, 2).flatten(1) for i in sorted(features)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-
 class Linear:
     """An ``o3.Linear`` without biases, one matrix product per output block.
 
@@ -56,6 +50,27 @@ class Linear:
                 joined = torch.cat([features[i] for i, *_ in paths], dim=-1)
                 found[out] = joined @ torch.cat(matrices, dim=0)
         return found
+
+
+class Readout:
+    """A readout: a linear map to one energy for each head, or two with a nonlinearity between."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        names = ("linear",) if hasattr(module, "linear") else ("linear_1", "linear_2")
+        self.linears = [Linear(getattr(module, name)) for name in names]
+
+    def __call__(self, features: Features, heads: torch.Tensor) -> torch.Tensor:
+        """Return the energies (atoms, heads)."""
+        x = self.linears[0](features)[0].squeeze(1)
+        if len(self.linears) == 1:
+            return x
+        x = self.module.non_linearity(x)
+        if self.module.num_heads > 1:
+            every = torch.arange(self.module.num_heads, device=x.device)
+            own = (heads.unsqueeze(1) == every).to(x.dtype)
+            x = (x.unflatten(1, (len(every), -1)) * own.unsqueeze(2)).flatten(1)
+        return self.linears[1]({0: x.unsqueeze(1)})[0].squeeze(1)
 
 
 class ByElement:

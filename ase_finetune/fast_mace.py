@@ -26,14 +26,15 @@ from ase_finetune.fast_layers import (
     Features,
     Linear,
     RadialNet,
+    Readout,
     SymmetricPowers,
-    join_irreps,
 )
 from ase_finetune.memory import keep_freed_memory
 
 _DENSITY = ("RealAgnosticDensityInteractionBlock", "RealAgnosticDensityResidualInteractionBlock")
 _RESIDUAL = ("RealAgnosticResidualInteractionBlock", "RealAgnosticDensityResidualInteractionBlock")
 _BLOCKS = ("RealAgnosticInteractionBlock", *_RESIDUAL, _DENSITY[0])
+_READ_AGAIN = ("_steps", "_harmonics", "_embed", "_readouts")
 _READOUTS = ("LinearReadoutBlock", "NonLinearReadoutBlock")
 
 
@@ -103,6 +104,8 @@ def _obstacle(module: Any) -> str | None:
     for readout in module.readouts:
         if type(readout).__name__ not in _READOUTS:
             return f"the readout {type(readout).__name__}"
+        if len(getattr(readout, "hidden_irreps", (0,))) != 1:
+            return f"a readout through {readout.hidden_irreps}"
     return None
 
 
@@ -188,6 +191,8 @@ class FastMACE(torch.nn.Module):
         pairs = zip(self.interactions, self.products, strict=True)
         self._steps = [_Interaction(block, product) for block, product in pairs]
         self._harmonics = Harmonics(self.spherical_harmonics)
+        self._embed = Linear(self.node_embedding.linear)
+        self._readouts = [Readout(readout) for readout in self.readouts]
 
     def plain(self) -> torch.nn.Module:
         """Return the module of mace-torch, with the same parameters."""
@@ -203,7 +208,7 @@ class FastMACE(torch.nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # What is read from the layers is read again: it may not be copied without them.
-        return {**self.__dict__, "_steps": [], "_harmonics": None}
+        return {**self.__dict__, **dict.fromkeys(_READ_AGAIN)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -289,15 +294,14 @@ class FastMACE(torch.nn.Module):
         parts = []
         if hasattr(self, "pair_repulsion_fn"):
             parts.append(self.pair_repulsion_fn(lengths, elements, pairs, self.atomic_numbers))
-        features = {0: self.node_embedding(elements).unsqueeze(1)}
-        flat: list[torch.Tensor] = []
+        features = self._embed({0: elements.unsqueeze(1)})
+        layers: list[Features] = []
         for step in self._steps:
             features = step(features, harmonics, radial, cutoff, edges)
-            flat.append(join_irreps(features))
-        readouts = list(self.readouts)
-        for i, readout in enumerate(readouts):
-            source = flat[-1] if len(readouts) == 1 else flat[i]
-            parts.append(readout(source, heads)[atoms, heads])
+            layers.append(features)
+        # One readout alone is of the last layer.
+        for layer, readout in zip(layers[-len(self._readouts) :], self._readouts, strict=True):
+            parts.append(readout(layer, heads)[atoms, heads])
         total = parts[0]
         for part in parts[1:]:
             total = total + part

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from mace_kinds import KINDS, NUMBERS, evaluation_batch, evaluation_frames, random_mace
 from torch.utils import deterministic
 
 from ase_finetune.determinism import repeatable
+from ase_finetune.fast_mace import accelerate
 
 
 def switches():
@@ -69,3 +71,34 @@ def test_the_first_evaluation_of_a_process_is_like_the_next():
     )
     assert len(done.stdout.split()) == 3
     assert len(set(done.stdout.split())) == 1
+
+
+class _Raises(torch.nn.Module):
+    def __init__(self, scripted):
+        super().__init__()
+        self.weight = getattr(scripted, "weight", None)
+
+    def forward(self, *_):
+        raise AssertionError("a scripted function was called, whose bits change as it runs")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_called_that_torchscript_compiles_as_it_runs(kind):
+    heads = [0, 1, 1, 0] if kind == "multi-head" else None
+    module = random_mace(kind, NUMBERS)
+    batch = evaluation_batch(module, evaluation_frames(), heads=heads)
+    expected = accelerate(module)(dict(batch.inputs), compute_stress=True)
+    scripted = [
+        (parent, name)
+        for parent in module.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, torch.jit.ScriptModule)
+    ]
+    assert scripted
+    for parent, name in scripted:
+        setattr(parent, name, _Raises(getattr(parent, name)))
+    with pytest.raises(AssertionError, match="scripted"):
+        module(dict(batch.inputs))
+    found = accelerate(module)(dict(batch.inputs), compute_stress=True)
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
