@@ -40,7 +40,7 @@ class _Recording:
         torch.cuda.synchronize()
         side = torch.cuda.Stream()
         with torch.cuda.stream(side):
-            for _ in range(3):  # TorchScript compiles in the first calls
+            for _ in range(3):  # what first calls set up does not belong into the graph
                 function(data, edges)
         torch.cuda.synchronize()
         with torch.cuda.graph(self.graph, pool=pool):
