@@ -23,8 +23,8 @@ from mace_kinds import (
 from ase_finetune import FineTunedCalculator
 from ase_finetune.config import RefineConfig
 from ase_finetune.cuda_graphs import KEPT, RECORD_AT
-from ase_finetune.evaluate import predict_frames
 from ase_finetune.determinism import repeatable
+from ase_finetune.evaluate import predict_frames
 from ase_finetune.fast_mace import accelerate
 from ase_finetune.optimizers import list_optimizers
 from ase_finetune.refinement import refine
