@@ -20,6 +20,8 @@ from ase_finetune.constant import Constant
 from ase_finetune.fast_edges import Edges
 
 _Table = dict[tuple[int, ...], np.ndarray]  # monomial -> coefficients (2l+1, paths)
+# Sets of elements, times powers, whose coefficients are kept.
+_MOST_KEPT = 64
 Features = dict[int, torch.Tensor]  # position in the irreps -> (atoms, 2l+1, channels)
 
 
@@ -232,6 +234,7 @@ class SymmetricPowers:
                 )
             )
         self.chosen: dict[tuple[int, ...], Constant] = {}
+        self.kept: dict[Any, tuple[list[tuple[int, int]], tuple[torch.Tensor, ...]]] = {}
         # Per power: coefficients (2l+1 of all outputs, monomials, weights of all outputs).
         self.sizes = [rows[0][1] for rows in tables]
         self.tables = [
@@ -244,17 +247,38 @@ class SymmetricPowers:
         ]
 
     def _coefficients(
-        self, nu: int, species: Sequence[int], like: torch.Tensor
+        self, nu: int, species: tuple[int, ...], like: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        """Coefficients (2l+1 of all outputs, monomials, channels) of a power, by element."""
+        """Coefficients (2l+1 of all outputs, monomials, channels) of a power, by element.
+
+        Of weights that are not trained they are kept: for small molecules to make them is a fifth
+        of a step. Not on a GPU, where a recorded step has to read the weights themselves.
+        """
         # `weights_max` belongs to the highest power, `weights` to the others from above.
         weights = [
             c.weights_max if nu == self.order else c.weights[self.order - nu - 1]
             for c in self.contractions
         ]
-        joined = weights[0] if len(weights) == 1 else torch.cat(weights, dim=1)
+        if like.is_cuda or any(w.requires_grad for w in weights):
+            return self._combined(nu, weights, species, like)
+        key, state = (nu, species, like.dtype), [(w.data_ptr(), w._version) for w in weights]
+        if key not in self.kept or self.kept[key][0] != state:
+            if len(self.kept) >= _MOST_KEPT:
+                self.kept.clear()
+            with torch.inference_mode(False):
+                self.kept[key] = (state, self._combined(nu, weights, species, like))
+        return self.kept[key][1]
+
+    def _combined(
+        self,
+        nu: int,
+        weights: Sequence[torch.Tensor],
+        species: tuple[int, ...],
+        like: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        joined = weights[0] if len(weights) == 1 else torch.cat(list(weights), dim=1)
         if len(species) < len(joined):
-            chosen = self.chosen.setdefault(tuple(species), Constant(torch.tensor(species)))
+            chosen = self.chosen.setdefault(species, Constant(torch.tensor(species)))
             joined = joined.index_select(0, chosen.on(joined.device))
         return torch.matmul(self.tables[nu - 1].like(like), joined.unsqueeze(1)).unbind(0)
 

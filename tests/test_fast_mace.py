@@ -295,3 +295,24 @@ def test_the_calculator_and_the_checkpoint_use_it():
     (e1, f1, s1), (e2, f2, s2) = results
     assert e1 == pytest.approx(e2, abs=1e-10)
     assert np.allclose(f1, f2, atol=1e-10) and np.allclose(s1, s2, atol=1e-11)
+
+
+def test_what_is_kept_of_untrained_weights_follows_them():
+    exact = random_mace("MP-0b", NUMBERS)
+    module = accelerate(copy.deepcopy(exact))
+    for parameter in (*exact.parameters(), *module.parameters()):
+        parameter.requires_grad_(False)
+    found_in = frames()
+    for factor in (1.0, 1.1, 1.0):
+        with torch.no_grad():
+            for a, b in zip(exact.parameters(), module.parameters(), strict=True):
+                a.mul_(factor)
+                b.mul_(factor)
+        for part in (found_in, found_in[1:2], found_in):
+            joined = batch(exact, part)
+            found, expected = (m(dict(joined.inputs)) for m in (module, exact))
+            assert torch.allclose(found["forces"], expected["forces"], rtol=0, atol=1e-10)
+            assert torch.allclose(found["energy"], expected["energy"], rtol=1e-12)
+    kept = [step.powers.kept for step in module._steps]
+    assert all(kept)
+    assert all(len(k) <= 2 * step.powers.order for k, step in zip(kept, module._steps, strict=True))
