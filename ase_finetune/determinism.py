@@ -24,8 +24,10 @@ def repeatable(device: str) -> Iterator[None]:
     """Let PyTorch add up in a fixed order while the body runs.
 
     A CPU does by itself. CUDA adds with atomic operations, in any order, unless it is told; an
-    operation without a fixed order is then an error of PyTorch's, not a wrong digit. The switch
-    is the whole process's; it goes back when the last of several threads leaves.
+    operation without a fixed order is then an error of PyTorch's, not a wrong digit. That switch
+    is the whole process's; it goes back when the last of several threads leaves. And backward
+    passes stay in this thread: in a thread for each device, operations are numbered apart, and
+    those of a second derivative would be ordered by what the process had done before.
 
     Parameters
     ----------
@@ -37,7 +39,8 @@ def repeatable(device: str) -> Iterator[None]:
         return
     _enter()
     try:
-        yield
+        with torch.autograd.set_multithreading_enabled(False):
+            yield
     finally:
         _leave()
 

@@ -259,15 +259,16 @@ class SymmetricPowers:
             c.weights_max if nu == self.order else c.weights[self.order - nu - 1]
             for c in self.contractions
         ]
-        if like.is_cuda or any(w.requires_grad for w in weights):
+        if like.is_cuda or any(w.requires_grad or w.is_inference() for w in weights):
             return self._combined(nu, weights, species, like)
         key, state = (nu, species, like.dtype), [(w.data_ptr(), w._version) for w in weights]
-        if key not in self.kept or self.kept[key][0] != state:
+        found = self.kept.get(key)
+        if found is None or found[0] != state:
             if len(self.kept) >= _MOST_KEPT:
                 self.kept.clear()
             with torch.inference_mode(False):
-                self.kept[key] = (state, self._combined(nu, weights, species, like))
-        return self.kept[key][1]
+                found = self.kept[key] = (state, self._combined(nu, weights, species, like))
+        return found[1]
 
     def _combined(
         self,
@@ -278,9 +279,16 @@ class SymmetricPowers:
     ) -> tuple[torch.Tensor, ...]:
         joined = weights[0] if len(weights) == 1 else torch.cat(list(weights), dim=1)
         if len(species) < len(joined):
-            chosen = self.chosen.setdefault(species, Constant(torch.tensor(species)))
-            joined = joined.index_select(0, chosen.on(joined.device))
+            joined = joined.index_select(0, self._chosen(species).on(joined.device))
         return torch.matmul(self.tables[nu - 1].like(like), joined.unsqueeze(1)).unbind(0)
+
+    def _chosen(self, species: tuple[int, ...]) -> Constant:
+        """Index of elements, kept for good: a recorded step reads it where it is."""
+        found = self.chosen.get(species)
+        if found is None:
+            with torch.inference_mode(False):  # else it could not be used in training later
+                found = self.chosen[species] = Constant(torch.tensor(species))
+        return found
 
     def __call__(self, features: torch.Tensor, edges: Edges) -> Features:
         """Take (atoms, components, channels), give the blocks of the output."""

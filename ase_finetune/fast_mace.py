@@ -34,6 +34,8 @@ from ase_finetune.memory import keep_freed_memory
 _DENSITY = ("RealAgnosticDensityInteractionBlock", "RealAgnosticDensityResidualInteractionBlock")
 _RESIDUAL = ("RealAgnosticResidualInteractionBlock", "RealAgnosticDensityResidualInteractionBlock")
 _BLOCKS = ("RealAgnosticInteractionBlock", *_RESIDUAL, _DENSITY[0])
+# What `FastMACE.evaluate` reads of a batch besides its edges.
+INPUTS = ("node_attrs", "batch", "head", "ptr")
 _READ_AGAIN = ("_steps", "_harmonics", "_embed", "_readouts")
 _READOUTS = ("LinearReadoutBlock", "NonLinearReadoutBlock")
 
@@ -204,6 +206,8 @@ class FastMACE(torch.nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, buffer in self.named_buffers(recurse=False):
             setattr(self._module[0], name, buffer)
+        for step in self._steps:
+            step.powers.kept.clear()
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -247,7 +251,7 @@ class FastMACE(torch.nn.Module):
     ) -> dict[str, torch.Tensor | None]:
         """Evaluate a batch whose edges are sorted already: `forward`, with the virial for stress.
 
-        Neither values nor places of what it computes decide what it does, only shapes.
+        Which operations run depends on shapes, not on values, so that a GPU can record them.
         """
         batch, n_graphs = data["batch"], len(data["ptr"]) - 1
         heads = data["head"][batch] if "head" in data else torch.zeros_like(batch)

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ase_finetune.cuda_graphs import MOST_EDGES, Recorder, Tensors
-from ase_finetune.fast_edges import Edges, sort_edges
-from ase_finetune.fast_mace import FastMACE, stress_of, volumes
+from ase_finetune.cuda_graphs import Recorder, Tensors, recordable
+from ase_finetune.fast_edges import Edges
+from ase_finetune.fast_mace import INPUTS, FastMACE, stress_of, volumes
 from ase_finetune.graphs import Batch, Graph, Prediction, collate, predict, to_voigt
 from ase_finetune.loss import Loss
 
 _LABELS = ("n_atoms", "energy", "forces", "stress", "has_energy", "has_forces", "has_stress")
-_INPUTS = ("node_attrs", "batch", "head", "ptr")
 
 
 class Gradients:
@@ -40,14 +39,14 @@ class Gradients:
     ) -> None:
         self.module, self.parameters = module, list(parameters)
         self.n_elements, self.device = n_elements, device
-        self.recorder = Recorder(torch.device(device))
+        self.recorder = Recorder(torch.device(device), module.parameters())
 
     def add(self, graphs: Sequence[Graph], loss: Loss, scale: float) -> float:
         """Return ``scale`` times the loss of these graphs, and add its gradient to the others."""
         if isinstance(self.module, FastMACE) and self.device.startswith("cuda"):
             batch = collate(graphs, self.n_elements)
-            edges = sort_edges(batch.inputs, self.module.far, steady=True)
-            if len(edges.sender) <= MOST_EDGES:
+            edges = recordable(batch.inputs, self.module.far)
+            if edges is not None:
                 return self._recorded(batch, edges, loss, scale)
         batch = collate(graphs, self.n_elements, self.device)
         prediction = predict(self.module, batch, stress=loss.needs_stress, training=True)
@@ -76,18 +75,15 @@ class Gradients:
             gradients = {str(i): g for i, g in enumerate(found) if g is not None}
             return {"loss": value.detach(), **gradients}
 
-        data = {name: batch.inputs[name] for name in _INPUTS}
+        data = {name: batch.inputs[name] for name in INPUTS}
         data |= {name: getattr(batch, name) for name in _LABELS}
         data["volume"] = volumes(batch.inputs["cell"])
-        out = self.recorder(step, (loss, scale), data, edges)
+        out = self.recorder(step, (loss, scale), data, edges, to=self.device)
         for i, parameter in enumerate(self.parameters):
             gradient = out.get(str(i))
-            if gradient is None:
-                continue
-            # Copied: the next call writes where this one did.
-            parameter.grad = (
-                gradient.clone() if parameter.grad is None else parameter.grad + gradient
-            )
+            if gradient is not None:
+                so_far = parameter.grad
+                parameter.grad = gradient if so_far is None else so_far + gradient
         return float(out["loss"])
 
 

@@ -187,3 +187,30 @@ def test_replayed_gradients_have_the_bits_of_the_first(kind):
         assert all(
             x is first is None or torch.equal(*map(torch.as_tensor, (x, first))) for x in others
         )
+
+
+def test_what_was_differentiated_before_decides_no_bits():
+    graphs, loss = labelled_graphs(4.5, 0)
+    found = []
+    with repeatable("cuda"):
+        for _ in range(2):
+            module, gradients = gradients_of("MPA-0", device="cuda")
+            gradients.add(graphs, loss, 0.5)
+            found.append([p.grad for p in module.parameters()])
+            x = torch.zeros(1, requires_grad=True)
+            for _ in range(300_000):  # numbers of operations go on from here in this thread
+                x = x + 1.0
+    for first, second in zip(*found, strict=True):
+        assert first is second is None or torch.equal(first, second)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one CUDA device")
+def test_each_device_has_recordings_of_its_own(splits, on_cuda):
+    tuned = finetune(splits, dataclasses.replace(on_cuda, epochs=1))
+    found = []
+    for device in ("cuda:0", "cuda:1"):
+        calculator = FineTunedCalculator(tuned, device=device)
+        path = [moved(splits.valid[0], step) for step in range(RECORD_AT + 2)]
+        found.append([calculator.evaluate_batch([atoms])[0]["forces"] for atoms in path])
+    for first, second in zip(*found, strict=True):
+        np.testing.assert_allclose(first, second, rtol=0, atol=1e-10)

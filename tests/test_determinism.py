@@ -24,6 +24,15 @@ def switches():
     )
 
 
+def test_backward_passes_stay_in_the_thread_on_cuda():
+    assert torch._C._is_multithreading_enabled()
+    with repeatable("cpu"):
+        assert torch._C._is_multithreading_enabled()
+    with repeatable("cuda"):
+        assert not torch._C._is_multithreading_enabled()
+    assert torch._C._is_multithreading_enabled()
+
+
 def test_it_is_thrown_for_cuda_and_goes_back():
     before = switches()
     with repeatable("cpu"):

@@ -54,20 +54,44 @@ def test_the_first_table_holds_the_stored_results(row):
 
 
 def rows_after(heading):
-    """Return the number cells of each row of the first table after a heading."""
+    """Return the rows of the first table after a heading, as cells without emphasis."""
     table = README[README.index(heading) :].split("\n\n|", 1)[1].split("\n\n", 1)[0]
-    lines = ("|" + table).splitlines()[2:]
-    return [re.findall(r"(?<![\w{])\d+(?:\.\d+)?(?![\w}])", line) for line in lines]
+    lines = table.splitlines()[2:]
+    return [[cell.strip().strip("*") for cell in line.strip("|").split("|")] for line in lines]
 
 
-@pytest.mark.parametrize(
-    ("heading", "file"), [("## Speed", "evaluation.jsonl"), ("On a GPU a step", "cuda.jsonl")]
-)
-def test_every_number_of_the_speed_tables_is_stored(heading, file):
-    lines = (ROOT / "examples/results/benchmarks" / file).read_text().splitlines()
-    stored = [v for x in map(json.loads, lines) for v in x.values() if isinstance(v, (int, float))]
-    for row in rows_after(heading):
-        for text in row:
-            if text in ("54", "14", "32", "64"):  # atoms, bits
-                continue
-            assert any(agrees(text, value) for value in stored), (row, text)
+def stored(file):
+    """Return the stored lines of `evaluation.py` by step, case, precision and peer."""
+    found = {}
+    for line in (ROOT / "examples/results/benchmarks" / file).read_text().splitlines():
+        one = json.loads(line)
+        if "name" in one:
+            step, case, dtype = re.match(r"(\w+) step, (\w+) (\w+)", one["name"]).groups()
+            found[step, case, dtype, one["against"]] = one
+    return found
+
+
+def assert_row(cells, one, keys):
+    for text, key in zip(cells, keys, strict=True):
+        assert agrees(text, one[key]), (one["name"], key, text)
+
+
+def test_the_speed_table_is_stored():
+    lines, case, step = stored("evaluation.jsonl"), "", ""
+    rows = rows_after("## Speed")
+    for first, second, dtype, *numbers in rows:
+        case = re.findall(r"`(\w+)`", first)[0] if first else case
+        step = {"training": "training", "MD": "md", "": step}[second]
+        one = lines[step, case, dtype, "mace-torch"]
+        assert_row(numbers, one, ("ours", "peer", "ratio", "ours_MB", "peer_MB"))
+    assert len(rows) == len(lines)
+
+
+def test_the_speed_table_of_a_gpu_is_stored():
+    lines, case = stored("cuda.jsonl"), ""
+    for first, second, *numbers in rows_after("On a GPU a step"):
+        case = re.findall(r"`(\w+)`", first)[0] if first else case
+        step = {"training": "training", "MD": "md"}[second]
+        plain, cueq = (lines[step, case, "float32", peer] for peer in ("mace-torch", "cueq"))
+        assert_row(numbers[:3], plain, ("ours", "peer", "ratio"))
+        assert_row(numbers[3:], cueq, ("peer", "ratio"))
