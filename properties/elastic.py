@@ -306,16 +306,26 @@ def _stresses(
     max_steps: int,
     progress: Progress | None,
 ) -> list[Atoms]:
-    """Return the strained frames with their stress attached, ions relaxed if asked for."""
+    """Return the strained frames with their stress attached, ions relaxed if asked for.
+
+    Every pattern passes through the unstrained cell; what is the same is evaluated once.
+    """
+    keys = [frame.cell.array.tobytes() + frame.positions.tobytes() for frame in frames]
+    distinct = dict(zip(keys, frames, strict=True))
+    frames = list(distinct.values())
     if ions == "relaxed":
         frames, evaluations = relax_ions(
             frames, calc, stress=True, fmax=fmax, max_steps=max_steps, progress=progress
         )
     else:
         evaluations = evaluate(frames, calc, stress=True, progress=progress)
-    for frame, evaluation in zip(frames, evaluations, strict=True):
-        frame.calc = SinglePointCalculator(frame, stress=evaluation.stress)
-    return frames
+    evaluated = dict(zip(distinct, zip(frames, evaluations, strict=True), strict=True))
+    found = []
+    for key in keys:
+        frame, evaluation = evaluated[key]
+        found.append(frame.copy())
+        found[-1].calc = SinglePointCalculator(frame, stress=evaluation.stress)
+    return found
 
 
 def _fit(

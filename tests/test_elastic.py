@@ -202,3 +202,17 @@ def test_layers_are_refused():
     layer.pbc = [True, True, False]
     with pytest.raises(StructureError, match="three directions"):
         elastic_tensor(layer, EMT())
+
+
+def test_no_cell_is_evaluated_twice():
+    seen = []
+
+    class Watched(EMT):
+        def calculate(self, atoms=None, *args, **kwargs):
+            seen.append(atoms.cell.array.tobytes())
+            super().calculate(atoms, *args, **kwargs)
+
+    elastic_tensor(bulk("Cu"), Watched(), ions="clamped", relax_cell=False)
+    # Five strains of seven patterns, of which one is none at all, and the residual stress of that.
+    assert len(set(seen)) == 7 * 4 + 1
+    assert len(seen) == len(set(seen)) + 1
