@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -121,6 +122,27 @@ def test_buffers_are_refilled_and_weights_are_read_where_they_are():
     for _ in range(RECORD_AT):
         ours._recorded(batch, edges, loss, 0.5)
     assert ours.recorder.n_recorded == 2
+
+
+def test_frozen_parameters_micro_batches_and_another_loss(emulated):
+    exact, theirs = gradients_of("MP-0", accelerate=False)
+    module, ours = gradients_of("MP-0")
+    for one, gradients in ((exact, theirs), (module, ours)):
+        for name, parameter in one.named_parameters():
+            parameter.requires_grad_("node_embedding" not in name)
+        gradients.parameters = [p for p in one.parameters() if p.requires_grad]
+    graphs, loss = labelled_graphs(float(exact.r_max), 0)
+    heavy = dataclasses.replace(loss, energy_weight=100.0, stress_weight=0.0)
+    for chosen in (loss, heavy):
+        for _ in range(RECORD_AT + 1):
+            for part in (graphs[:2], graphs[2:]):  # shapes that are recorded apart, added up
+                batch = collate(part, len(NUMBERS))
+                edges = sort_edges(batch.inputs, module.far, steady=True)
+                value = ours._recorded(batch, edges, chosen, 0.5)
+                assert value == pytest.approx(theirs.add(part, chosen, 0.5), rel=1e-12)
+        assert_same_gradients(module, exact, 1e-10)
+    assert emulated.made == 4
+    assert module.node_embedding.linear.weight.grad is None
 
 
 def test_many_shapes_are_not_recorded_over_and_over(emulated, monkeypatch):
