@@ -48,7 +48,7 @@ def test_micro_batches_give_the_step_of_the_whole_batch(splits, tiny_config, sta
         sizes.append(len(graphs))
         return collate(graphs, *args)
 
-    monkeypatch.setattr("ase_finetune.trainer.collate", counted)
+    monkeypatch.setattr("ase_finetune.gradients.collate", counted)
     parts = finetune(splits, dataclasses.replace(tiny_config, micro_batch_size=2), start=start)
     assert sizes[:7] == [2, 1, 2, 1, 2, 1, 1]  # 10 frames in steps of 3
     a, b = weights_of(whole), weights_of(parts)
