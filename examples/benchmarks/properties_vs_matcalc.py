@@ -7,7 +7,7 @@
 Both get the bundled seed, or a checkpoint such as one in the shape of MACE-MP-0 small, the same
 relaxed crystals, strain and displacement amplitudes and convergence of forces; each runs in a
 process of its own with one thread.
-Ours makes 35 strained cells for the elastic tensor (twice fitted, with and without symmetry),
+Ours makes 29 strained cells for the elastic tensor (twice fitted, with and without symmetry),
 matcalc 25. The phonons hold a mesh and thermal properties in both, and in ours alone bands, density
 of states, symfc's force constants and irreducible representations. matcalc relaxes the vacuum of
 the layer as well. Prints one JSON line for each property; a
