@@ -251,8 +251,8 @@ class SymmetricPowers:
     ) -> tuple[torch.Tensor, ...]:
         """Coefficients (2l+1 of all outputs, monomials, channels) of a power, by element.
 
-        Of weights that are not trained they are kept: for small molecules to make them is a fifth
-        of a step. Not on a GPU, where a recorded step has to read the weights themselves.
+        Of weights that are not trained they are kept, which small molecules feel. Not on a GPU,
+        where a recorded step has to read the weights themselves.
         """
         # `weights_max` belongs to the highest power, `weights` to the others from above.
         weights = [

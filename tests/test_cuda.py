@@ -204,7 +204,7 @@ def test_what_was_differentiated_before_decides_no_bits():
         assert first is second is None or torch.equal(first, second)
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one CUDA device")
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 def test_each_device_has_recordings_of_its_own(splits, on_cuda):
     tuned = finetune(splits, dataclasses.replace(on_cuda, epochs=1))
     found = []

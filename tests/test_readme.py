@@ -95,3 +95,22 @@ def test_the_speed_table_of_a_gpu_is_stored():
         plain, cueq = (lines[step, case, "float32", peer] for peer in ("mace-torch", "cueq"))
         assert_row(numbers[:3], plain, ("ours", "peer", "ratio"))
         assert_row(numbers[3:], cueq, ("peer", "ratio"))
+
+
+def test_the_table_of_properties_is_stored():
+    names = {
+        "elastic constants, Mo, 2 atoms": "elastic_mo",
+        "elastic constants, Mo, 54 atoms": "elastic_mo_54",
+        "phonons, Mo, 64 atoms": "phonons_mo",
+        "phonons, MoS2 layer, 75 atoms": "phonons_layer",
+    }
+    file = ROOT / "examples/results/benchmarks/properties_vs_matcalc.jsonl"
+    stored_lines = map(json.loads, file.read_text().splitlines())
+    lines = {(x["name"], x["dtype"]): x for x in stored_lines if x["model"] != "seed"}
+    name = ""
+    rows = rows_after("Elastic constants and phonons against matcalc")
+    for first, dtype, *numbers in rows:
+        name = names.get(first, name)
+        one = lines[f"{name} (s)", dtype]
+        assert_row(numbers, one, ("ours", "peer", "ratio", "ours_MB", "peer_MB"))
+    assert len(rows) == len(lines)
