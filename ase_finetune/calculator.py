@@ -28,9 +28,11 @@ from ase_finetune.dispersion import NONE
 from ase_finetune.errors import CheckpointError, ConfigError
 from ase_finetune.evaluate import chunks, resolve_device
 from ase_finetune.graphs import build_graph, collate, predict
+from ase_finetune.neighbors import VerletList
 
 _PROPERTIES = ["energy", "free_energy", "energies", "forces", "stress"]
 _SPREADS = {"energy_var": "energy", "forces_var": "forces"}
+_MADE = ("_modules", "_neighbors")  # anew wherever the calculator is copied to
 _OF_ASE = ("atoms", "directory", "label")
 
 
@@ -103,6 +105,7 @@ class FineTunedCalculator(Calculator):
 
     def _build(self) -> None:
         self._modules = []
+        self._neighbors = {c.r_max: VerletList(c.r_max) for c in self.checkpoints}
         for checkpoint in self.checkpoints:
             module = checkpoint.module(
                 self.dtype, self.device, accelerate=self.parameters["accelerate"]
@@ -112,7 +115,7 @@ class FineTunedCalculator(Calculator):
             self._modules.append(replayed(module, self.device))
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {key: value for key, value in self.__dict__.items() if key != "_modules"}
+        state = {key: value for key, value in self.__dict__.items() if key not in _MADE}
         if "checkpoint" in self.parameters:
             state["checkpoints"] = [c.fingerprint() for c in self.checkpoints]
         return state
@@ -137,7 +140,7 @@ class FineTunedCalculator(Calculator):
         # Not by way of the files, which may have been replaced meanwhile.
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
-        shared = {"_modules", "checkpoints"}
+        shared = {*_MADE, "checkpoints"}
         twin.__dict__.update(
             {k: v if k in shared else copy.deepcopy(v, memo) for k, v in self.__dict__.items()}
         )
@@ -258,7 +261,11 @@ class FineTunedCalculator(Calculator):
         batch_atoms: int,
     ) -> list[dict[str, Any]]:
         numbers, r_max, E0s = checkpoint.numbers, checkpoint.r_max, checkpoint.E0s
-        graphs = [build_graph(a, numbers, r_max, dtype=DTYPES[self.dtype]) for a in configurations]
+        neighbors, dtype = self._neighbors[r_max], DTYPES[self.dtype]
+        graphs = [
+            build_graph(a, numbers, r_max, dtype=dtype, neighbors=neighbors(a))
+            for a in configurations
+        ]
         for graph in graphs:
             check_distances(graph)
         results: list[dict[str, Any]] = []

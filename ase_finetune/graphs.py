@@ -11,9 +11,9 @@ from typing import overload
 import numpy as np
 import torch
 from ase import Atoms
-from matscipy.neighbours import neighbour_list
 
 from ase_finetune.errors import DataError
+from ase_finetune.neighbors import Neighbors, bounding_cell, pairs
 
 KEEP_BYTES = 5e8  # of the graphs of one set
 
@@ -162,26 +162,6 @@ def species_index(atoms: Atoms, numbers: Sequence[int]) -> np.ndarray:
     return np.array([table[int(z)] for z in atoms.numbers], dtype=np.int64)
 
 
-def _bounding_cell(atoms: Atoms, r_max: float) -> np.ndarray:
-    """Fill the directions that are not periodic with vectors too long to matter."""
-    cell = np.array(atoms.cell.array, dtype=float)
-    pbc = np.asarray(atoms.pbc)
-    if pbc.all():
-        return cell
-    extent = float(np.ptp(atoms.positions, axis=0).max()) if len(atoms) else 0.0
-    length = 2.0 * (extent + r_max) + 10.0
-    periodic = [cell[i] for i in range(3) if pbc[i]]
-    if not periodic:
-        return np.eye(3) * length
-    # Any complement of the periodic directions will do; an orthogonal one keeps the volume finite.
-    _, _, basis = np.linalg.svd(np.array(periodic))
-    normals = list(basis[len(periodic) :])
-    for i in range(3):
-        if not pbc[i]:
-            cell[i] = normals.pop() * length
-    return cell
-
-
 def build_graph(
     atoms: Atoms,
     numbers: Sequence[int],
@@ -189,6 +169,7 @@ def build_graph(
     *,
     dtype: torch.dtype,
     E0s: dict[int, float] | None = None,
+    neighbors: Neighbors | None = None,
 ) -> Graph:
     """Make the graph of one frame, with labels when ``E0s`` is given.
 
@@ -205,14 +186,15 @@ def build_graph(
     E0s
         Energy of each isolated element in eV, subtracted from the energy label in float64, since
         total energies lose digits in float32.
+    neighbors
+        Those of the frame within the cutoff, if they are known.
     """
     species = species_index(atoms, numbers)
-    bounding = _bounding_cell(atoms, r_max)
-    sender, receiver, shifts = neighbour_list(
-        "ijS", positions=atoms.positions, cell=bounding, pbc=atoms.pbc, cutoff=r_max
-    )
+    if neighbors is None:
+        neighbors = pairs(atoms, r_max)
     # A slab with a stated cell height keeps it, so that its stress refers to that volume.
-    cell = np.array(atoms.cell.array) if atoms.cell.rank == 3 else bounding
+    full = atoms.cell.rank == 3
+    cell = np.array(atoms.cell.array) if full else bounding_cell(atoms, r_max)
     energy, forces, stress = None, None, None
     if E0s is not None:
         if "REF_energy" in atoms.info:
@@ -225,8 +207,8 @@ def build_graph(
         positions=torch.as_tensor(np.array(atoms.positions), dtype=dtype),
         species=torch.as_tensor(species),
         cell=torch.as_tensor(cell, dtype=dtype),
-        edge_index=torch.as_tensor(np.stack((sender, receiver)), dtype=torch.int64),
-        unit_shifts=torch.as_tensor(np.asarray(shifts), dtype=dtype),
+        edge_index=torch.as_tensor(neighbors.edge_index),
+        unit_shifts=torch.as_tensor(neighbors.unit_shifts, dtype=dtype),
         energy=energy,
         forces=forces,
         stress=stress,

@@ -1,0 +1,128 @@
+"""The calculator's neighbor lists: what a search finds, in one order, whatever came before."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, graphene, molecule
+from ase.neighborlist import neighbor_list
+from mace_kinds import random_mace
+
+from ase_finetune import Checkpoint, FineTunedCalculator
+from ase_finetune.neighbors import VerletList
+
+R_MAX = 4.0
+
+
+def crystal() -> Atoms:
+    atoms = bulk("Mo", cubic=True) * 2
+    atoms.rattle(0.05, seed=1)
+    return atoms
+
+
+def sheet() -> Atoms:
+    atoms = graphene(size=(2, 2, 1), vacuum=4.0)
+    atoms.pbc = (True, True, False)
+    atoms.rattle(0.05, seed=1)
+    return atoms
+
+
+SYSTEMS = {"crystal": crystal, "sheet": sheet, "molecule": lambda: molecule("CH3CH2OH")}
+
+
+def walk(start: Atoms, steps: int, size: float) -> Iterator[Atoms]:
+    """Wander about with a drift; now and then strain, rotate, and wrap into the cell."""
+    rng = np.random.default_rng(7)
+    atoms = start.copy()
+    for step in range(steps):
+        atoms.positions += rng.normal(0.0, size, atoms.positions.shape) + 0.1
+        if step % 7 == 3 and atoms.cell.rank == 3:
+            strain = np.eye(3) + rng.uniform(-0.01, 0.01, (3, 3))
+            atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
+        if step % 11 == 5:
+            atoms.rotate(2.0, (1, 2, 3), rotate_cell=True)
+        if step % 17 == 9:
+            atoms.wrap()
+        yield atoms.copy()
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_pair_of_a_full_search_is_there_and_no_other(name):
+    neighbors = VerletList(R_MAX)
+    for atoms in walk(SYSTEMS[name](), 60, 0.03):
+        found = neighbors(atoms)
+        ours = np.column_stack((*found.edge_index, found.unit_shifts))
+        theirs = np.column_stack(neighbor_list("ijS", atoms, R_MAX))
+        assert len(ours) > len(atoms)
+        np.testing.assert_array_equal(ours, ours[np.lexsort(ours.T[::-1])])
+        np.testing.assert_array_equal(ours, theirs[np.lexsort(theirs.T[::-1])])
+
+
+def test_a_trajectory_is_searched_seldom_and_a_strained_cell_only_twice():
+    neighbors = VerletList(R_MAX)
+    atoms = crystal()
+    for _ in range(50):
+        atoms.positions += 0.1  # all together
+        atoms.positions[3] += 0.006
+        neighbors(atoms)
+    assert neighbors.searches == 3
+    neighbors = VerletList(R_MAX)
+    for strain in np.linspace(0.02, -0.02, 11):
+        strained = crystal()
+        strained.set_cell(strained.cell.array * (1.0 + strain), scale_atoms=True)
+        neighbors(strained)
+    assert neighbors.searches == 2
+
+
+def test_unrelated_configurations_are_searched_no_further_than_the_cutoff(monkeypatch):
+    import ase_finetune.neighbors as module
+
+    reached, pairs = [], module.pairs
+    monkeypatch.setattr(module, "pairs", lambda a, r: (reached.append(r), pairs(a, r))[1])
+    neighbors = VerletList(R_MAX)
+    for make in (crystal, sheet, crystal, SYSTEMS["molecule"], sheet):
+        neighbors(make())
+    np.testing.assert_allclose(reached, R_MAX, atol=1e-5)
+    assert len(reached) == 5
+
+
+def test_a_pair_that_crosses_the_cutoff_within_the_skin_counts():
+    neighbors = VerletList(R_MAX)
+    atoms = Atoms("H2", [[0, 0, 0], [0, 0, R_MAX + 0.1]])
+    assert neighbors(atoms).edge_index.shape[1] == 0
+    for z, pairs in ((R_MAX + 0.05, 0), (R_MAX - 0.01, 2), (R_MAX + 0.01, 0), (R_MAX - 0.2, 2)):
+        atoms.positions[1, 2] = z
+        assert neighbors(atoms).edge_index.shape[1] == pairs
+    assert neighbors.searches == 2
+
+
+@pytest.fixture(scope="module")
+def calc() -> FineTunedCalculator:
+    module = random_mace("OFF", [1, 6, 8, 42])
+    E0s = {1: -13.5, 6: -1000.0, 8: -430.0, 42: -4.25}
+    return FineTunedCalculator(Checkpoint.from_module(module, E0s, stage="t", foundation={}))
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_results_are_the_same_bits_whatever_was_calculated_before(calc, name):
+    frames = list(walk(SYSTEMS[name](), 12, 0.03))
+    after = [calc.evaluate_batch([atoms])[0] for atoms in frames]
+    for atoms, found in zip(frames, after, strict=True):
+        fresh = copy.deepcopy(calc).evaluate_batch([atoms])[0]
+        assert fresh.keys() == found.keys()
+        for key, values in fresh.items():
+            np.testing.assert_array_equal(values, found[key])
+
+
+def test_lists_are_not_pickled_nor_shared_by_copies(calc):
+    calc.evaluate_batch([crystal()])
+    for twin in (copy.deepcopy(calc), pickle.loads(pickle.dumps(calc))):
+        (neighbors,) = twin._neighbors.values()
+        assert neighbors.searches == 0
+        twin.evaluate_batch([crystal()])
+        assert neighbors.searches == 1
