@@ -12,7 +12,7 @@ from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 
-from properties.batch import Progress, evaluate
+from properties.batch import Progress, evaluate, evaluate_one
 from properties.errors import StructureError
 from properties.moduli import Moduli, average_moduli
 from properties.quantity import Curve, Quantity
@@ -200,6 +200,9 @@ def elastic_tensor(
         base = relax(atoms, calc, cell=True, fmax=fmax, max_steps=max_steps).atoms
     base = base.copy()
     base.calc = None
+    residual = evaluate_one(base, calc, stress=True).stress  # which ASE keeps from the relaxation
+    if residual is None:
+        raise AssertionError("evaluate_one(stress=True) returned no stress")
     reduced = (
         []
         if symmetry == "triclinic"
@@ -213,9 +216,6 @@ def elastic_tensor(
         if reduced
         else (C_triclinic, err_triclinic)
     )
-    residual = evaluate([base], calc, stress=True)[0].stress
-    if residual is None:
-        raise AssertionError("evaluate(stress=True) returned no stress")
     moduli: Moduli = average_moduli(C)
     return ElasticResult(
         C=C,

@@ -209,12 +209,13 @@ def test_the_command_writes_numbers_spectra_and_figures(trained, tmp_path):
     command = ["curvature", str(trained / "checkpoint"), "--data", str(trained / "frames.xyz"),
                "--optimizers", "adam,lbfgs", "--rows", "60", "--gradients", "6", "--lanczos", "3",
                "--probes", "1", "--steps", "10", "--run", str(trained), "--before",
-               str(trained / "early"), "--out", str(out)]  # fmt: skip
+               str(trained / "early"), "--batch-size", "3", "--out", str(out)]  # fmt: skip
     runner = CliRunner()
     done = runner.invoke(app, [*command, "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found == json.loads((out / "curvature.json").read_text())
+    assert found["views"][0]["details"]["statistics"]["batch_size"] == 3
     views = found["views"]
     assert [v["view"] for v in views] == ["same theta", "trajectory", "before"]
     assert views[2]["loss"] > views[0]["loss"] and list(views[2]["optimizers"]) == ["sgd"]

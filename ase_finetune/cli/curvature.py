@@ -61,6 +61,9 @@ def curvature(
     gradients: Annotated[
         int, typer.Option(help="Mini-batches from which the optimizers' states are gathered.")
     ] = 200,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Frames in each of them (default: as trained).")
+    ] = None,
     probes: Annotated[
         int, typer.Option(help="Random probes of the true Hessian per optimizer; 0 skips it.")
     ] = 2,
@@ -115,6 +118,7 @@ def curvature(
         "energy_weight": energy_weight,
         "forces_weight": forces_weight,
         "stress_weight": stress_weight,
+        "batch_size": batch_size,
     }
     loaded, config, chosen = _start_settings(checkpoint, system, given)
     earlier = None if before is None else _start_settings(before, system, given)[0]
