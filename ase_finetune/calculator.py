@@ -28,7 +28,7 @@ from ase_finetune.dispersion import NONE
 from ase_finetune.errors import CheckpointError, ConfigError
 from ase_finetune.evaluate import chunks, resolve_device
 from ase_finetune.graphs import build_graph, collate, predict
-from ase_finetune.neighbors import VerletList
+from ase_finetune.neighbors import Neighbors, VerletList
 
 _PROPERTIES = ["energy", "free_energy", "energies", "forces", "stress"]
 _SPREADS = {"energy_var": "energy", "forces_var": "forces"}
@@ -248,13 +248,18 @@ class FineTunedCalculator(Calculator):
             check_configuration(atoms)
         if batch_atoms is None:
             batch_atoms = BATCH_ATOMS[torch.device(self.device).type]
-        members = [
-            self._evaluate(checkpoint, *module, configurations, batch_atoms)
-            for checkpoint, module in zip(self.checkpoints, self._modules, strict=True)
-        ]
-        if len(members) == 1:
-            return members[0]
-        return [_mean_and_spread(results) for results in zip(*members, strict=True)]
+        found: list[dict[str, Any]] = []
+        for part in chunks(configurations, batch_atoms):
+            near = {r_max: [of(a) for a in part] for r_max, of in self._neighbors.items()}
+            members = [
+                self._evaluate(checkpoint, *module, part, near[checkpoint.r_max])
+                for checkpoint, module in zip(self.checkpoints, self._modules, strict=True)
+            ]
+            if len(members) == 1:
+                found += members[0]
+            else:
+                found += [_mean_and_spread(results) for results in zip(*members, strict=True)]
+        return found
 
     def _evaluate(
         self,
@@ -262,39 +267,35 @@ class FineTunedCalculator(Calculator):
         module: torch.nn.Module,
         place: str,
         configurations: Sequence[Atoms],
-        batch_atoms: int,
+        neighbors: Sequence[Neighbors],
     ) -> list[dict[str, Any]]:
         numbers, r_max, E0s = checkpoint.numbers, checkpoint.r_max, checkpoint.E0s
-        neighbors, dtype = self._neighbors[r_max], DTYPES[self.dtype]
         graphs = [
-            build_graph(a, numbers, r_max, dtype=dtype, neighbors=neighbors(a))
-            for a in configurations
+            build_graph(a, numbers, r_max, dtype=DTYPES[self.dtype], neighbors=near)
+            for a, near in zip(configurations, neighbors, strict=True)
         ]
         for graph in graphs:
             check_distances(graph)
+        with repeatable(self.device):
+            out = predict(module, collate(graphs, len(numbers), place), stress=True)
+        assert out.stress is not None
         results: list[dict[str, Any]] = []
-        for part in chunks(graphs, batch_atoms):
-            batch = collate(part, len(numbers), place)
-            with repeatable(self.device):
-                out = predict(module, batch, stress=True)
-            assert out.stress is not None
-            first = 0
-            for i, graph in enumerate(part):
-                atoms = configurations[len(results)]
-                last = first + graph.n_atoms
-                E0 = np.array([E0s[int(z)] for z in atoms.numbers])
-                energy = float(out.energy[i]) + float(E0.sum())
-                result: dict[str, Any] = {
-                    "energy": energy,
-                    "free_energy": energy,
-                    "energies": out.node_energy[first:last].double().cpu().numpy() + E0,
-                    "forces": out.forces[first:last].double().cpu().numpy(),
-                }
-                if atoms.cell.rank == 3:
-                    result["stress"] = out.stress[i].double().cpu().numpy()
-                check_finite(result)
-                results.append(result)
-                first = last
+        first = 0
+        for i, atoms in enumerate(configurations):
+            last = first + len(atoms)
+            E0 = np.array([E0s[int(z)] for z in atoms.numbers])
+            energy = float(out.energy[i]) + float(E0.sum())
+            result: dict[str, Any] = {
+                "energy": energy,
+                "free_energy": energy,
+                "energies": out.node_energy[first:last].double().cpu().numpy() + E0,
+                "forces": out.forces[first:last].double().cpu().numpy(),
+            }
+            if atoms.cell.rank == 3:
+                result["stress"] = out.stress[i].double().cpu().numpy()
+            check_finite(result)
+            results.append(result)
+            first = last
         return results
 
 

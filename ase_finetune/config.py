@@ -74,8 +74,8 @@ class TrainConfig:
         Of the second stage (None: as in the first); warm-up and cosine go over both stages, a
         plateau is looked for in each.
     freeze
-        Patterns such as ``radial_embedding*`` or ``interactions.0.*``: parameters of these names
-        keep the foundation's values.
+        Patterns such as ``interactions.0.*``: parameters of these names keep the foundation's
+        values.
     l2_sp
         Weight of half the squared distance to the foundation's parameters in the loss.
     E0s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from ase_finetune.cuda_graphs import replayed
 from ase_finetune.determinism import repeatable
 from ase_finetune.errors import ConfigError, DataError
 from ase_finetune.graphs import Graph, build_graph, collate, predict
+
+Frame = TypeVar("Frame", Graph, Atoms)
 
 
 @dataclass(frozen=True)
@@ -88,16 +91,16 @@ def _rmse(difference: np.ndarray) -> float | None:
     return None if finite.size == 0 else float(1000.0 * np.sqrt(np.mean(finite**2)))
 
 
-def chunks(graphs: Iterable[Graph], batch_atoms: int) -> Iterator[list[Graph]]:
-    """Yield consecutive graphs with at most ``batch_atoms`` atoms together (at least one graph)."""
-    part: list[Graph] = []
+def chunks(frames: Iterable[Frame], batch_atoms: int) -> Iterator[list[Frame]]:
+    """Yield consecutive graphs or Atoms, at least one, with at most ``batch_atoms`` atoms."""
+    part: list[Frame] = []
     total = 0
-    for graph in graphs:
-        if part and total + graph.n_atoms > batch_atoms:
+    for frame in frames:
+        if part and total + len(frame) > batch_atoms:
             yield part
             part, total = [], 0
-        part.append(graph)
-        total += graph.n_atoms
+        part.append(frame)
+        total += len(frame)
     if part:
         yield part
 

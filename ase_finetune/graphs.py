@@ -51,6 +51,9 @@ class Graph:
     def n_atoms(self) -> int:
         return int(self.positions.shape[0])
 
+    def __len__(self) -> int:
+        return self.n_atoms
+
     @property
     def n_bytes(self) -> int:
         """Size of the tensors in memory."""

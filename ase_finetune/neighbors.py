@@ -45,6 +45,35 @@ class Neighbors:
         return Neighbors(self.edge_index[:, places], self.unit_shifts[places])
 
 
+@dataclass(frozen=True)
+class _Search:
+    """What was found in which configuration up to which distance (A)."""
+
+    atoms: Atoms
+    reach: float
+    found: Neighbors
+
+    def least_distance(self, atoms: Atoms) -> float:
+        """Return how close (A) pairs that were not found may be in another configuration.
+
+        With the map F of the old cell to the new one and displacements u from it, a pair that was
+        r apart is now at least s r - 2 max|u| apart, where s is the least singular value of F.
+        """
+        old = self.atoms
+        if len(old) != len(atoms) or (old.pbc != atoms.pbc).any():
+            return -np.inf
+        strain = np.eye(3)
+        if (old.cell.array != atoms.cell.array)[atoms.pbc].any():
+            if not atoms.pbc.all():
+                return -np.inf
+            strain = np.linalg.solve(old.cell.array, atoms.cell.array)
+        moved = atoms.positions - old.positions @ strain
+        moved -= moved.mean(axis=0)  # of all atoms together changes no distance
+        furthest = float(np.sqrt(np.square(moved).sum(axis=1).max()))
+        least = float(np.linalg.svd(strain, compute_uv=False).min())
+        return least * self.reach - 2.0 * furthest
+
+
 class VerletList:
     """Neighbors of one configuration after another, from one search while atoms move little.
 
@@ -63,9 +92,7 @@ class VerletList:
 
     def __init__(self, r_max: float, skin: float = SKIN) -> None:
         self.r_max, self.skin = r_max, skin
-        self._atoms: Atoms | None = None  # as of the last search
-        self._reach = r_max  # of the last search
-        self._found: Neighbors | None = None
+        self._last: _Search | None = None
         self.searches = 0
 
     def __call__(self, atoms: Atoms) -> Neighbors:
@@ -76,33 +103,14 @@ class VerletList:
         atoms
             Its cell has a vector along every periodic direction.
         """
-        gap = self._gap(atoms)
-        if self._found is None or gap < ROUNDING:
-            self._reach = self.r_max + (self.skin if gap > -self.skin else 2.0 * ROUNDING)
-            self._found = pairs(atoms, self._reach).ordered()
-            self._atoms = Atoms(positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+        last = self._last
+        gap = -np.inf if last is None else last.least_distance(atoms) - self.r_max
+        if last is None or gap < ROUNDING:
+            reach = self.r_max + (self.skin if gap > -self.skin else 2.0 * ROUNDING)
+            bare = Atoms(positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+            last = self._last = _Search(bare, reach, pairs(atoms, reach).ordered())
             self.searches += 1
-        return self._found.within(self.r_max, atoms)
-
-    def _gap(self, atoms: Atoms) -> float:
-        """Return how much closer (A) pairs beyond the last search may have come before they count.
-
-        With the map F of the old cell to the new one and displacements u from it, a pair that was
-        r apart is now at least s r - 2 max|u| apart, where s is the least singular value of F.
-        """
-        old = self._atoms
-        if old is None or len(old) != len(atoms) or (old.pbc != atoms.pbc).any():
-            return -np.inf
-        strain = np.eye(3)
-        if (old.cell.array != atoms.cell.array)[atoms.pbc].any():
-            if not atoms.pbc.all():
-                return -np.inf
-            strain = np.linalg.solve(old.cell.array, atoms.cell.array)
-        moved = atoms.positions - old.positions @ strain
-        moved -= moved.mean(axis=0)  # of all atoms together changes no distance
-        furthest = float(np.sqrt(np.square(moved).sum(axis=1).max()))
-        least = float(np.linalg.svd(strain, compute_uv=False).min())
-        return least * self._reach - 2.0 * furthest - self.r_max
+        return last.found.within(self.r_max, atoms)
 
 
 def pairs(atoms: Atoms, r_max: float) -> Neighbors:

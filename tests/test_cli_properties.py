@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from ase.calculators.emt import EMT
@@ -38,6 +42,15 @@ def test_calculators_by_name():
     assert isinstance(lj, LennardJones)
     assert lj.parameters["sigma"] == 2.5
     assert type(any_calculator(FINNIS_SINCLAIR, None, "cpu")).__name__ == "FinnisSinclair"
+
+
+def test_a_module_in_the_working_directory_is_found(tmp_path):
+    module = FINNIS_SINCLAIR.split(":")[0]
+    shutil.copy(Path(__file__).with_name(f"{module}.py"), tmp_path)
+    script = shutil.which("ase-finetune", path=str(Path(sys.executable).parent))
+    command = [script, "properties", "mo", "--calculator", FINNIS_SINCLAIR, "--only", "lattice"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "a0" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -216,3 +216,6 @@ def test_no_cell_is_evaluated_twice():
     # Five strains of seven patterns, of which one is none at all, and the residual stress of that.
     assert len(set(seen)) == 7 * 4 + 1
     assert len(seen) == len(set(seen)) + 1
+    seen.clear()
+    relaxed = elastic_tensor(bulk("Cu"), Watched(), ions="clamped").atoms.cell.array.tobytes()
+    assert seen.count(relaxed) == 2  # by the last step of the relaxation, and among the strained

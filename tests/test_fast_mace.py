@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from mace_kinds import KINDS, NUMBERS, derivatives, random_mace
 from mace_kinds import evaluation_batch as batch
 from mace_kinds import evaluation_frames as frames
 
-from ase_finetune import FineTunedCalculator, Splits
+from ase_finetune import FineTunedCalculator, Splits, finetune
 from ase_finetune._mace import o3
 from ase_finetune.architecture import describe, single_head, stored_tensors
 from ase_finetune.checkpoint import Checkpoint
@@ -278,6 +279,23 @@ def test_training_and_refinement_use_what_the_settings_say(wanted):
         assert resolved.accelerate is command_line.get("accelerate", True)
     with pytest.raises(ConfigError, match="true or false"):
         TrainConfig(accelerate=1)
+
+
+def test_a_hundred_steps_of_training_agree(splits, tiny_config):
+    steps = len(splits.train) // 2
+    config = dataclasses.replace(tiny_config, epochs=-(-100 // steps), batch_size=2, lr=1e-3)
+    start = prepare(splits, config)
+    fast, slow = (
+        finetune(splits, dataclasses.replace(config, accelerate=wanted), start=start)
+        for wanted in (True, False)
+    )
+    losses = [[row["train_loss"] for row in c.metrics["history"]] for c in (fast, slow)]
+    assert len(losses[0]) * steps >= 100 and losses[0][-1] < 0.5 * losses[0][0]
+    np.testing.assert_allclose(*losses, rtol=1e-9)
+    theirs = dict(slow.module().named_parameters())
+    for name, value in fast.module().named_parameters():
+        scale = float(theirs[name].abs().max())
+        assert torch.allclose(value, theirs[name], rtol=0.0, atol=1e-8 * scale), name
 
 
 def test_the_calculator_and_the_checkpoint_use_it():

@@ -54,6 +54,11 @@ def test_no_system_is_named_in_the_property_suite():
         assert not strings & {"Mo", "MoS2", "mo", "mos2"}, path
 
 
+def test_importing_warns_of_nothing():
+    code = "import ase_finetune, properties, systems"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT)
+
+
 def test_properties_leave_torch_unloaded():
     code = "import sys, properties, systems; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

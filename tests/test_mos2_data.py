@@ -230,7 +230,7 @@ def test_convergence_table():
     rows = {row["setting"]: row for row in table["rows"]}
     base = rows["labels"]
     assert base["cell_height_A"] == HEIGHT and base["force_rms_from_labels_meV_per_A"] == 0.0
-    for name in rows.keys() & {"800Ry", "k15", "20A"}:
+    for name in ("800Ry", "k15", "20A"):
         row = rows[name]
         assert row["force_rms_from_labels_meV_per_A"] < 10.0, name
         for key in ("tension_N_per_m", "tension_added_by_1_percent_N_per_m"):
@@ -245,3 +245,14 @@ def test_references_are_those_that_the_properties_give(system):
     assert system.properties == ("lattice", "elastic", "phonons")
     assert {"a0", "distance_SS", "C11_2d", "C12_2d", "phonon_bands"} <= set(references)
     assert compare(references, references).keys() == references.keys()
+
+
+def test_modes_at_the_zone_boundary_are_those_of_the_bands(system):
+    stored = {ref.name: ref.value for ref in system.all_references()}
+    bands = stored["phonon_bands"]
+    for point, place in (("M", 50), ("K", 100)):
+        modes = {n: q for n, q in stored.items() if n.startswith(f"frequency_{point}_")}
+        assert [int(name.split("_")[2]) for name in modes] == list(range(1, 10))
+        assert all(name.split("_")[3] for name in modes)  # an irreducible representation
+        values = [quantity.value for quantity in modes.values()]
+        np.testing.assert_allclose(values, bands.y[place], atol=1e-6)

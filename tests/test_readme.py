@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 STORED = json.loads((ROOT / "examples/results/run_mo/results.json").read_text())
 STAGES = ("zero_shot", "finetuned", "refined")
+KEYS = ("force_rmse_meV_per_A", "energy_rmse_meV_per_atom")
 ROWS = {
     "force RMSE `test_id`": ("test_id", "force_rmse_meV_per_A"),
     "energy RMSE `test_id`": ("test_id", "energy_rmse_meV_per_atom"),
@@ -114,3 +115,23 @@ def test_the_table_of_properties_is_stored():
         one = lines[f"{name} (s)", dtype]
         assert_row(numbers, one, ("ours", "peer", "ratio", "ours_MB", "peer_MB"))
     assert len(rows) == len(lines)
+
+
+def test_the_table_of_accuracy_is_stored():
+    rows = {
+        "the seed as it is": "zero_shot",
+        "from random weights": "scratch",
+        "`mace_run_train` from the seed": "mace_run_train",
+        "ours, by the recipe": "ours",
+        "ours, then refined": "ours + lm",
+    }
+    file = ROOT / "examples/results/benchmarks/accuracy.jsonl"
+    lines = {one["name"]: one for one in map(json.loads, file.read_text().splitlines())}
+    system, found = "", rows_after("## Accuracy")
+    for first, second, *numbers, seconds in found:
+        system = first.strip("`") or system
+        one = lines[f"accuracy on {system}: {rows[second]}"]
+        assert one["epochs"] == 40 and agrees(seconds, one["wall_s"])
+        errors = [one[name][key] for name in ("test_id", "test_ood") for key in KEYS]
+        assert all(map(agrees, numbers, errors)), one["name"]
+    assert len(found) == len(lines) - 1

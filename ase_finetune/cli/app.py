@@ -202,7 +202,9 @@ def refine(
     nvt_gate_ps: Annotated[
         float, typer.Option(help="Length of a dynamics that the weights must survive (0: none).")
     ] = 0.0,
-    nvt_gate_K: Annotated[float, typer.Option("--nvt-gate-K", help="Its temperature.")] = 300.0,
+    nvt_gate_K: Annotated[
+        float, typer.Option("--nvt-gate-K", help="Temperature of that dynamics, K.")
+    ] = 300.0,
     valid_fraction: ValidFraction = 0.1,
     split_by: SplitBy = "trajectory",
     energy_key: EnergyKey = MACE_KEYS[0],

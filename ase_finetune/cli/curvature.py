@@ -62,7 +62,7 @@ def curvature(
         int, typer.Option(help="Mini-batches from which the optimizers' states are gathered.")
     ] = 200,
     batch_size: Annotated[
-        int | None, typer.Option(help="Frames in each of them (default: as trained).")
+        int | None, typer.Option(help="Frames per mini-batch (default: as trained).")
     ] = None,
     probes: Annotated[
         int, typer.Option(help="Random probes of the true Hessian per optimizer; 0 skips it.")

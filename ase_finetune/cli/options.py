@@ -41,7 +41,7 @@ HELP = {
     "stage_two_forces_weight": "Forces weight of the second stage",
     "stage_two_stress_weight": "Stress weight of the second stage",
     "stage_two_lr": "Learning rate of the second stage",
-    "freeze": "Keep the parameters of these names, such as 'radial*'; repeatable",
+    "freeze": "Keep the parameters of these names, such as 'interactions.0.*'; repeatable",
     "l2_sp": "Weight of half the squared distance to the foundation in the loss",
     "E0s": "estimated, foundation, average or isolated",
     "ema_decay": "Decay of the averaged weights (0: none)  (default: 0.99, or the optimizer's own)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,6 +165,8 @@ def _of_ase(name: str) -> Any:
 
 
 def _imported(module: str, name: str) -> Any:
+    if "" not in sys.path:  # a module in the working directory, which the console script leaves out
+        sys.path.append("")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:

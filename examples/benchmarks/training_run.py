@@ -80,12 +80,13 @@ def ours(epochs: int, args: argparse.Namespace, folder: Path) -> Run:
 
 def peer(epochs: int, args: argparse.Namespace, folder: Path) -> Run:
     """Train by mace-torch in a fresh process and folder, so that nothing is resumed."""
+    E0s = Checkpoint.load(folder / "start").E0s
     options: dict[str, Any] = {
         "foundation_model": folder / "start.model",
         "multiheads_finetuning": False,
         "train_file": folder / "train.xyz",
         "valid_file": folder / "valid.xyz",
-        "E0s": "foundation",
+        "E0s": str(dict(E0s)),  # which "foundation" fails to read where there is one element
         "optimizer": "adam",
         "lr": LR,
         "weight_decay": 0.0,

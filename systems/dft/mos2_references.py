@@ -18,6 +18,7 @@ from properties import Curve, Quantity
 from properties.lattice import fit_birch_murnaghan
 from systems.dft.mos2_frames import A0, CELL_STRAINS, HEIGHT, NEWTON_STEPS, cell_name
 from systems.dft.mos2_phonons import (
+    HIGH_SYMMETRY,
     PATH,
     ForceSet,
     bands,
@@ -122,15 +123,19 @@ def best_force_set() -> tuple[str, ForceSet]:
     return name, stored[name]
 
 
+def _source(name: str, forces: ForceSet) -> str:
+    return (
+        f"CP2K PBE, {float(forces.provenance['cutoff_Ry']):g} Ry, {name.split('_')[0]} supercell, "
+        f"a = {A0} A; symfc, undisplaced forces subtracted"
+    )
+
+
 def phonon_references() -> dict[str, Quantity | Curve]:
     """Return the bands and the optical modes at Gamma, by the names of `properties`."""
     name, forces = best_force_set()
     phonon = phonons(forces)
     q, x = path_points(forces.primitive)
-    source = (
-        f"CP2K PBE, {float(forces.provenance['cutoff_Ry']):g} Ry, {name.split('_')[0]} supercell, "
-        f"a = {A0} A; symfc, undisplaced forces subtracted"
-    )
+    source = _source(name, forces)
     found: dict[str, Quantity | Curve] = {
         "phonon_bands": Curve(x, bands(phonon, q), "path", "THz", f"{source}; {'-'.join(PATH)}")
     }
@@ -138,6 +143,17 @@ def phonon_references() -> dict[str, Quantity | Curve]:
     for label, frequency in optical:
         found[f"frequency_Gamma_{label}"] = Quantity(frequency, "THz", source)
     return found
+
+
+def zone_boundary() -> dict[str, Quantity]:
+    """Return the modes at M and K, ascending, named by number and irreducible representation."""
+    name, forces = best_force_set()
+    phonon = phonons(forces)
+    return {
+        f"frequency_{point}_{number}_{label}": Quantity(frequency, "THz", _source(name, forces))
+        for point in ("M", "K")
+        for number, (label, frequency) in enumerate(irreps(phonon, HIGH_SYMMETRY[point]), start=1)
+    }
 
 
 def references(frames: Mapping[str, Atoms]) -> list[Reference]:
@@ -159,4 +175,7 @@ def references(frames: Mapping[str, Atoms]) -> list[Reference]:
         "poisson_ratio_2d": Quantity(c12 / c11, "1", stress),
         **phonon_references(),
     }
-    return [Reference(name, LABEL, value, True) for name, value in values.items()]
+    return [
+        *(Reference(name, LABEL, value, True) for name, value in values.items()),
+        *(Reference(name, LABEL, value, False) for name, value in zone_boundary().items()),
+    ]

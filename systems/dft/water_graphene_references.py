@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ase import Atoms
+from numpy.typing import NDArray
 
 from properties import Curve, Quantity
 from systems.dft.water_graphene_frames import BOND, adsorption_id
@@ -24,7 +25,7 @@ SKINNER = (
 )
 DIFFUSION = (
     "experiment, bulk water at 300 K, from D = 1.635e-8 m^2/s (T / 215.05 K - 1)^2.063 of M. Holz "
-    "et al., Phys. Chem. Chem. Phys. 2, 4740 (2000)"
+    "et al., Phys. Chem. Chem. Phys. 2, 4740 (2000), doi:10.1039/b005319h"
 )
 PUBLISHED = {
     "g_OO_peak_position": Quantity(2.80, "A", SKINNER),
@@ -34,8 +35,16 @@ PUBLISHED = {
 }
 
 
-def water_geometry(frames: Sequence[Atoms]) -> dict[str, tuple[float, float]]:
-    """Return mean and standard deviation of what water in the frames looks like.
+# Unit and bins of what is counted in sampled frames: lowest edge, highest, and width.
+BINS = {
+    "OH_distance": ("A", 0.8, 1.3, 0.02),
+    "HOH_angle": ("deg", 80.0, 130.0, 2.0),
+    "oxygen_height": ("A", 2.0, 10.0, 0.25),
+}
+
+
+def water_geometry(frames: Sequence[Atoms]) -> dict[str, NDArray[np.float64]]:
+    """Return what water in the frames looks like, one value for each bond, molecule and O atom.
 
     Keys: ``OH_distance`` (A), ``HOH_angle`` (deg), ``oxygen_height`` (A above the mean plane of C).
     """
@@ -54,27 +63,30 @@ def water_geometry(frames: Sequence[Atoms]) -> dict[str, tuple[float, float]]:
                 angles.append(float(atoms.get_angle(first, int(o), second, mic=True)))
         heights.extend(float(z) for z in atoms.positions[oxygen, 2] - plane)
     return {
-        name: (float(np.mean(values)), float(np.std(values)))
-        for name, values in (
-            ("OH_distance", distances),
-            ("HOH_angle", angles),
-            ("oxygen_height", heights),
-        )
+        "OH_distance": np.array(distances),
+        "HOH_angle": np.array(angles),
+        "oxygen_height": np.array(heights),
     }
 
 
 def sampled_references(frames: Sequence[Atoms]) -> list[Reference]:
-    """Return statistics of the labelled frames at 300 K with 8 and 10 H2O."""
+    """Return statistics of the labelled frames at 300 K with 8 and 10 H2O.
+
+    Distributions are densities over their quantity, per unit of it.
+    """
     source = (
         f"statistics of {len(frames)} labelled frames, sampled at 300 K with the seed potential"
     )
-    found = []
-    units = {"OH_distance": "A", "HOH_angle": "deg", "oxygen_height": "A"}
-    for name, (mean, sigma) in water_geometry(frames).items():
-        for kind, value in (("mean", mean), ("sigma", sigma)):
-            quantity = Quantity(value, units[name], source)
-            found.append(Reference(f"{name}_{kind}", "sampled_frames", quantity, False))
-    return found
+    found: dict[str, Quantity | Curve] = {}
+    for name, values in water_geometry(frames).items():
+        unit, lowest, highest, width = BINS[name]
+        found[f"{name}_mean"] = Quantity(float(values.mean()), unit, source)
+        found[f"{name}_sigma"] = Quantity(float(values.std()), unit, source)
+        edges = np.linspace(lowest, highest, round((highest - lowest) / width) + 1)
+        density = np.histogram(values, edges)[0] / (len(values) * width)
+        centers = 0.5 * (edges[1:] + edges[:-1])
+        found[f"{name}_distribution"] = Curve(centers, density, unit, f"1/{unit}", source)
+    return [Reference(name, "sampled_frames", value, False) for name, value in found.items()]
 
 
 def adsorption_values(frames: Mapping[str, Atoms]) -> dict[str, Quantity | Curve]:
