@@ -15,14 +15,14 @@ from ase.io import write
 from conftest import TINY, cu_frames
 from safetensors.numpy import load_file
 
-EPOCHS = 250
-KILLS = {"finetuned": 14, "refined": 6}  # 20 kills in all, by the stage that they fall in
+EPOCHS = 150
+KILLS = {"finetuned": 7, "refined": 3}  # of each case, by the stage that they fall in
 CASES = {
     "adamw, second stage, plateau, lbfgs": {
         "optimizer": "adamw",
         "schedule": "plateau",
         "scheduler_patience": 5,
-        "start_stage_two": 100,
+        "start_stage_two": 60,
         "stage_two_energy_weight": 10.0,
         "refine": {"evaluations": 60},
     },
