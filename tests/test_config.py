@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from ase_finetune.cli.options import read_config
+from ase_finetune import Checkpoint
+from ase_finetune.cli.options import HELP, read_config
 from ase_finetune.config import RefineConfig, TrainConfig, from_mapping
 from ase_finetune.errors import ConfigError
 from ase_finetune.evaluate import resolve_device
 from ase_finetune.optimizers import build_optimizer, list_optimizers
+from ase_finetune.weights import frozen
 
 
 @pytest.mark.parametrize(
@@ -107,3 +111,9 @@ def test_the_rate_of_a_recipe_is_that_of_its_optimizer():
     assert (averaging.lr, averaging.ema_decay, averaging.schedule) == (None, None, "constant")
     with pytest.raises(ConfigError, match="Unknown optimizer"):
         resolve({"optimizer": "soup"}, None, recipe)
+
+
+def test_the_pattern_that_the_help_and_the_guide_give_is_one_of_a_mace():
+    shown = HELP["freeze"].split("'")[1]
+    assert f"'{shown}'``" in (Path(__file__).parents[1] / "docs/guide.rst").read_text()
+    assert 0 < len(frozen(Checkpoint.load("seed").module("float32"), [shown])) < 20

@@ -5,14 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import re
-from pathlib import Path
 
 import pytest
 import torch
 
-from ase_finetune import Checkpoint, RefineConfig, finetune, refine
-from ase_finetune.cli.options import HELP
+from ase_finetune import RefineConfig, finetune, refine
 from ase_finetune.config import TrainConfig
 from ase_finetune.errors import CheckpointError, ConfigError
 from ase_finetune.graphs import collate, predict
@@ -22,7 +19,6 @@ from ase_finetune.optimizers.moments import second_moments
 from ase_finetune.schedule import plateau, warmup_and_decay
 from ase_finetune.start import make_graphs, prepare
 from ase_finetune.trainer import TrainingDivergedError
-from ase_finetune.weights import frozen
 
 
 @pytest.fixture(scope="module")
@@ -267,13 +263,6 @@ def test_frozen_parameters_stay_and_the_rest_learns(splits, tiny_config, start):
         for name, value in weights_of(checkpoint).items():
             kept = name.startswith(("products.", "node_embedding"))
             assert torch.equal(value, before[name]) == kept, name
-
-
-def test_the_pattern_that_the_help_and_the_guide_give_is_one_of_a_mace():
-    guide = (Path(__file__).parents[1] / "docs/guide.rst").read_text()
-    (shown,) = set(re.findall(r"such as '([^']*)'", HELP["freeze"]))
-    assert f"``--freeze\n'{shown}'``" in guide
-    assert 0 < len(frozen(Checkpoint.load("seed").module("float32"), [shown])) < 20
 
 
 @pytest.mark.parametrize(
