@@ -229,8 +229,8 @@ class FineTunedCalculator(Calculator):
         configurations
             Any mixture of sizes and cells.
         batch_atoms
-            Most atoms evaluated at once, which bounds memory; by default as many as save time,
-            64 on a CPU and 256 on a GPU.
+            Most atoms evaluated at once, which bounds memory; by default 64 on a CPU and 256 on a
+            GPU.
 
         Returns
         -------

@@ -200,7 +200,7 @@ def elastic_tensor(
         base = relax(atoms, calc, cell=True, fmax=fmax, max_steps=max_steps).atoms
     base = base.copy()
     base.calc = None
-    residual = evaluate_one(base, calc, stress=True).stress  # which ASE keeps from the relaxation
+    residual = evaluate_one(base, calc, stress=True).stress  # kept by ASE if the cell was relaxed
     if residual is None:
         raise AssertionError("evaluate_one(stress=True) returned no stress")
     reduced = (

@@ -4,7 +4,8 @@
     python atoms.py --device cuda
 
 bcc Mo, from 16 atoms to 5,488, the MACE-MP-0 small shape with random weights; energy, forces and
-stress of rattled atoms, neighbor list included. Every number comes from a process of its own. A
+stress of atoms that move a little; MACECalculator searches neighbors in every step, ours where that
+is due. Every number comes from a process of its own. A
 side that runs out of memory says so and is not asked for more atoms. Prints one JSON line a size;
 run it on an idle machine.
 """

@@ -1,16 +1,18 @@
-"""A training step and an MD step against mace-torch on the same model, frames and neighbor lists.
+"""A training step and an MD step against mace-torch on the same model and frames.
 
     python evaluation.py --case mo --dtype float32
     python evaluation.py --case mo --device cuda --peer cueq
     python evaluation.py --case mo molecules --profile
 
 The peer of the training step is mace-torch's own module inside this project's trainer, that is
-`--no-accelerate`; that of the MD step is ``mace.calculators.MACECalculator``. With ``--peer cueq``
-both are converted to cuequivariance (which has to be installed). All sides run in processes of
-their own. On a GPU ours adds up in a fixed order, so that the same seed gives the same bits; the
-peers do not. Prints one JSON line for each, seconds and peak memory; a ratio above 1 means that
-ours is faster. Run it on an idle machine. ``--profile`` prints instead where our own time goes: the
-operators of torch with the largest shares of it in percent, without what they call.
+`--no-accelerate`, both with neighbor lists at hand; that of the MD step is
+``mace.calculators.MACECalculator``, which searches neighbors in every step, where ours keeps its
+list as long as atoms move as little as here. With ``--peer cueq`` both are converted to
+cuequivariance (which has to be installed). All sides run in processes of their own. On a GPU ours
+adds up in a fixed order, so that the same seed gives the same bits; the peers do not. Prints one
+JSON line for each, seconds and peak memory; a ratio above 1 means that ours is faster. Run it on an
+idle machine. ``--profile`` prints instead where our own time goes: the operators of torch with the
+largest shares of it in percent, without what they call.
 """
 
 from __future__ import annotations
@@ -85,7 +87,7 @@ def training_step(
 
 
 def md_step(calculator: object, frames: list) -> Callable[[], None]:
-    """Energy and forces of a moved structure, neighbor list included."""
+    """Energy and forces of a structure that moves a little in every step."""
     atoms = frames[0].copy()
     atoms.calc = calculator
     rng = np.random.default_rng(3)

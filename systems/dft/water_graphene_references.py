@@ -82,6 +82,8 @@ def sampled_references(frames: Sequence[Atoms]) -> list[Reference]:
         unit, lowest, highest, width = BINS[name]
         found[f"{name}_mean"] = Quantity(float(values.mean()), unit, source)
         found[f"{name}_sigma"] = Quantity(float(values.std()), unit, source)
+        if values.min() < lowest or values.max() > highest:
+            raise ValueError(f"{name} of a frame lies beyond {lowest} to {highest} {unit}.")
         edges = np.linspace(lowest, highest, round((highest - lowest) / width) + 1)
         density = np.histogram(values, edges)[0] / (len(values) * width)
         centers = 0.5 * (edges[1:] + edges[:-1])
