@@ -122,8 +122,14 @@ gallery.show(figure, "mos2_band_errors")
 # Averages along the path in THz, weighted by its length; the optical modes at Gamma in THz (E' and
 # E'' are degenerate); the lowest frequency anywhere, where a negative one is imaginary. The flat
 # branch of a layer is quadratic at Gamma, so that a few hundredths below zero close to Gamma are
-# numerical noise and no instability.
+# numerical noise and no instability. The experiments are Raman scattering, of few layers for E'' and
+# A2'', which a single layer does not show; DFT lies up to 3 % below them.
 
+measured = {
+    one.name.removeprefix("frequency_Gamma_"): one.value
+    for one in get_system("mos2").all_references()
+    if one.label == "experiment"
+}
 head = f"{'':16}{'MAE':>8}{'matched':>9}{'bias':>8}"
 head += "".join(f"{mode:>8}" for mode in MODES) + f"{'lowest':>8}"
 print(head)
@@ -139,6 +145,11 @@ for name, (mae, matched, bias) in rows.items():
     modes = [f"{found.gamma_modes[mode]:8.2f}" for mode in MODES]
     print(f"{name:16}{mae:>8}{matched:>9}{bias:>8}" + "".join(modes), end="")
     print(f"{found.lowest_frequency:8.2f}")
+print(f"{'experiment':41}" + "".join(f"{measured[mode].value:8.2f}" for mode in MODES))
+print()
+for source in dict.fromkeys(one.source for one in measured.values()):
+    modes = ", ".join(mode for mode in MODES if measured[mode].source == source)
+    print(f"{modes}: {source}")
 print()
 for name, one in about.items():
     rmse = one["force_rmse_meV_per_A"]

@@ -256,3 +256,14 @@ def test_modes_at_the_zone_boundary_are_those_of_the_bands(system):
         assert all(name.split("_")[3] for name in modes)  # an irreducible representation
         values = [quantity.value for quantity in modes.values()]
         np.testing.assert_allclose(values, bands.y[place], atol=1e-6)
+
+
+def test_modes_at_gamma_lie_beside_experiment(system):
+    stored = {(ref.name, ref.label): ref for ref in system.all_references()}
+    for mode in ("E''", "E'", "A1'", "A2''"):
+        measured = stored[f"frequency_Gamma_{mode}", "experiment"]
+        ours = stored[f"frequency_Gamma_{mode}", "cp2k"].value
+        assert not measured.default
+        assert "doi" in measured.value.source or "arXiv" in measured.value.source
+        # PBE is soft, by up to 3 %.
+        assert 0.96 < ours.value / measured.value.value < 1.01

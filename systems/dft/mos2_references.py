@@ -2,7 +2,7 @@
 
 Lattice and elastic constants come from 3-atom cells whose ions are relaxed; bands from the force
 sets of 4x4 supercells (`systems.dft.mos2_phonons`), by symfc with the forces of the undisplaced
-supercell subtracted.
+supercell subtracted. Modes at Gamma from experiment stand beside and are no target.
 """
 
 from __future__ import annotations
@@ -32,6 +32,22 @@ from systems.hdf5 import Reference
 OURS = "CP2K PBE, level of the labels"
 LABEL = "cp2k"
 EV_PER_A2_IN_N_PER_M = units.m**2 / units.J
+CM_IN_THZ = 0.0299792458  # one inverse centimeter
+RAMAN = (
+    "Raman scattering of a single layer at room temperature, C. Lee et al., ACS Nano 4, 2695 "
+    "(2010), doi:10.1021/nn1003937"
+)
+# A single layer does not show these modes, layers whose mirror plane is broken do.
+FEW_LAYERS = (
+    "resonant Raman scattering of a few layers, where a mode close to the silent one of the single "
+    "layer is seen, N. Scheuschner et al., Phys. Rev. B 91 (2015), arXiv:1503.08980"
+)
+PUBLISHED = {  # cm^-1
+    "E''": (286.0, FEW_LAYERS),
+    "E'": (386.0, RAMAN),
+    "A1'": (404.0, RAMAN),
+    "A2''": (471.0, FEW_LAYERS),
+}
 # Force sets in the order of preference.
 SUPERCELLS = ("4x4_600Ry", "4x4")
 
@@ -156,6 +172,14 @@ def zone_boundary() -> dict[str, Quantity]:
     }
 
 
+def measured_modes() -> dict[str, Quantity]:
+    """Return the optical modes at Gamma that experiments give, by irreducible representation."""
+    return {
+        mode: Quantity(wavenumber * CM_IN_THZ, "THz", source)
+        for mode, (wavenumber, source) in PUBLISHED.items()
+    }
+
+
 def references(frames: Mapping[str, Atoms]) -> list[Reference]:
     """Return all references."""
     layer = layer_constants(frames)
@@ -178,4 +202,8 @@ def references(frames: Mapping[str, Atoms]) -> list[Reference]:
     return [
         *(Reference(name, LABEL, value, True) for name, value in values.items()),
         *(Reference(name, LABEL, value, False) for name, value in zone_boundary().items()),
+        *(
+            Reference(f"frequency_Gamma_{mode}", "experiment", value, False)
+            for mode, value in measured_modes().items()
+        ),
     ]
