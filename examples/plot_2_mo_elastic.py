@@ -12,12 +12,11 @@ which none of the losses contains as such.
 # The recipe
 # ----------
 # All trainings start from the bundled seed and share frames, loss, batch size, a constant learning
-# rate and the number of epochs. Adam has the learning rate that a grid search on another seed gave
-# it; ScheduleFree and SOAP have the registry's defaults. Refinement takes the
-# deployed weights and continues with full batches, in which
-# energies and stresses weigh as much as forces. Its weights are accepted only if the force error on
-# the validation frames falls; otherwise the fine-tuned weights stay. ``examples/potentials.py``
-# holds these settings, and comes down to
+# rate and the number of epochs. Each optimizer has the learning rate that the grid search of the
+# stored study gave it on another seed (``examples/results/study/mo``). Refinement takes the
+# deployed weights and continues with full batches, in which energies and stresses weigh as much as
+# forces. Its weights are accepted only if the force error on the validation frames falls; otherwise
+# the fine-tuned weights stay. ``examples/potentials.py`` holds these settings, and comes down to
 #
 # .. code-block:: python
 #

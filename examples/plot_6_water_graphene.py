@@ -12,7 +12,8 @@ displacement and the diffusion coefficient, and the H-O-H angle.
 # The recipe
 # ----------
 # All four start from the bundled seed and see the same frames: by Adam, by ScheduleFree, by SOAP,
-# and by Adam followed by a full-batch L-BFGS. The dynamics are under the thermostat of Bussi,
+# and by Adam followed by a full-batch L-BFGS, each optimizer with the learning rate that suited it
+# on Mo (``examples/results/study/mo``). The dynamics are under the thermostat of Bussi,
 # Donadio and Parrinello with a step of 0.5 fs and start from the same DFT-labelled frame with the
 # same seed.
 #

@@ -28,9 +28,9 @@ from properties import evaluate
 from systems import get_system
 
 RUNS = gallery.EXAMPLES.parent / "runs" / "gallery"
-# Where the grid search of `ase-finetune study mo --epochs 40 --batch-size 4` ended on a seed of its
-# own; for an optimizer that is not listed, the registry's default is taken.
-RATES = {"adam": 3e-3, "adamw": 3e-3, "radam": 1e-2, "lamb": 3e-4, "ranger": 3e-3}
+# Learning rates: where the grid search of the stored study of Mo ended, on a seed of its own.
+STUDY = gallery.EXAMPLES / "results" / "study" / "mo" / "study.json"
+RATES = {name: one["lr"] for name, one in json.loads(STUDY.read_text())["selections"]["mo"].items()}
 BATCH = 4  # frames per step, as there
 METHODS = {"lbfgs": "L-BFGS", "lm": "LM"}
 
@@ -53,7 +53,7 @@ def training(system: str, optimizer: str, epochs: int, more: int = 0) -> TrainCo
         second |= {"start_stage_two": epochs, "stage_two_lr": RATES[optimizer] / 3.0}
     return TrainConfig(
         optimizer=optimizer,
-        lr=RATES.get(optimizer),
+        lr=RATES[optimizer],
         epochs=epochs + more,
         batch_size=BATCH,
         energy_weight=recipe["energy_weight"],

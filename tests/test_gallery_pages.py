@@ -58,6 +58,26 @@ class TestElastic:
             assert v["poisson_ratio_100"] == pytest.approx(v["C12"] / (v["C11"] + v["C12"]))
             assert v["C11"] > v["C12"] > 0 < v["C44"], name
 
+    def test_readme_has_the_stored_numbers(self) -> None:
+        stored_page = stored("mo_elastic", "models")
+        models, references = stored_page["models"], stored_page["references"]
+
+        def error(name: str, constant: str) -> float:
+            reference = references[constant]["value"]
+            return 100.0 * (models[name]["values"][constant] - reference) / reference
+
+        def mean(name: str) -> str:
+            return f"{np.mean([abs(error(name, c)) for c in ('C11', 'C12', 'C44')]):.1f} %"
+
+        text = " ".join((GALLERY.parents[2] / "README.md").read_text().split())
+        assert f"leave C12 {-error('adam', 'C12'):.0f} % too low" in text
+        assert f"weights stops at {-error('adam, continued', 'C12'):.0f} %." in text
+        assert all(abs(error(f"adam + {method}", "C12")) < 1.0 for method in REFINED)
+        assert f"is {mean('zero-shot')} (zero-shot), {mean('adam')} (Adam), " in text
+        assert f"{mean('adam, continued')} (Adam continued), " in text
+        assert f"{mean('adam + L-BFGS')} (L-BFGS) and {mean('adam + LM')} (Levenberg-" in text
+        assert f"SOAP, before any refinement, has {mean('soap')} (" in text
+
     def test_a_refinement_is_a_change_exactly_if_it_was_accepted(self) -> None:
         models = stored("mo_elastic", "models")["models"]
         optimizers = list({m["optimizer"]: 0 for m in models.values() if "optimizer" in m})
@@ -67,7 +87,7 @@ class TestElastic:
             for method in REFINED:
                 after = models[f"{optimizer} + {method}"]
                 valid = [m["force_rmse_meV_per_A"]["valid"] for m in (before, after)]
-                assert (valid[1] < valid[0] * (1 - 1e-9)) == after["accepted"]
+                assert (valid[1] < valid[0] * (1 - 1e-6)) == after["accepted"]
                 same = after["values"]["C44"] == pytest.approx(before["values"]["C44"], rel=1e-6)
                 assert same != after["accepted"]
 
