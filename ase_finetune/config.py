@@ -78,6 +78,9 @@ class TrainConfig:
         values.
     l2_sp
         Weight of half the squared distance to the foundation's parameters in the loss.
+    replay_weight
+        Weight in the loss of each replay frame, labelled by the foundation, beside the 1 of a
+        training frame (0: replay frames are not trained on).
     E0s
         ``estimated``, ``foundation``, ``average``, ``isolated`` or ``{symbol: eV}``.
     ema_decay
@@ -122,6 +125,7 @@ class TrainConfig:
     stage_two_lr: float | None = None
     freeze: Sequence[str] = ()
     l2_sp: float = 0.0
+    replay_weight: float = 0.0
     E0s: str | Mapping[str, float] = "estimated"
     ema_decay: float | None = None
     clip: float = 1.0
@@ -173,6 +177,9 @@ class TrainConfig:
         patterns("freeze", self.freeze)
         object.__setattr__(self, "freeze", tuple(self.freeze))
         number("l2_sp", self.l2_sp, 0.0)
+        number("replay_weight", self.replay_weight, 0.0)
+        if self.replay_weight and self.foundation == "scratch":
+            raise ConfigError("replay_weight needs a foundation to label the replay frames.")
         if self.seed >= 2**32:
             raise ConfigError(f"seed is {self.seed}; it must be below {2**32}.")
         for name in WEIGHTS:

@@ -12,7 +12,16 @@ from ase_finetune.fast_mace import INPUTS, FastMACE, stress_of, volumes
 from ase_finetune.graphs import Batch, Graph, Prediction, collate, predict, to_voigt
 from ase_finetune.loss import Loss
 
-_LABELS = ("n_atoms", "energy", "forces", "stress", "has_energy", "has_forces", "has_stress")
+_LABELS = (
+    "n_atoms",
+    "energy",
+    "forces",
+    "stress",
+    "has_energy",
+    "has_forces",
+    "has_stress",
+    "weight",
+)
 
 
 class Gradients:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from ase_finetune.data.read import WEIGHT_KEY
 from ase_finetune.errors import DataError
 from ase_finetune.neighbors import Neighbors, bounding_cell, pairs
 
@@ -36,6 +37,8 @@ class Graph:
         Shape (E, 3), cell vectors crossed from sender to receiver.
     energy, forces, stress
         Labels in eV (E0s subtracted), eV/A and eV/A^3 (Voigt), or None.
+    weight
+        Of the frame in the loss.
     """
 
     positions: torch.Tensor
@@ -46,6 +49,7 @@ class Graph:
     energy: float | None = None
     forces: torch.Tensor | None = None
     stress: torch.Tensor | None = None
+    weight: float = 1.0
 
     @property
     def n_atoms(self) -> int:
@@ -120,13 +124,14 @@ class LabelledGraphs(Sequence[Graph]):
             self._kept[place] = graph
         return graph
 
-    def label_counts(self) -> tuple[int, int, int]:
-        """Return the numbers of energies, force components and stress components."""
-        energies = forces = stresses = 0
+    def label_counts(self) -> tuple[float, float, float]:
+        """Return the numbers of energies, force and stress components, each times its weight."""
+        energies = forces = stresses = 0.0
         for frame in self.frames:
-            energies += "REF_energy" in frame.info
-            forces += 3 * len(frame) if "REF_forces" in frame.arrays else 0
-            stresses += 6 if self.stress and "REF_stress" in frame.info else 0
+            weight = frame_weight(frame)
+            energies += weight if "REF_energy" in frame.info else 0.0
+            forces += weight * 3 * len(frame) if "REF_forces" in frame.arrays else 0.0
+            stresses += weight * 6 if self.stress and "REF_stress" in frame.info else 0.0
         return energies, forces, stresses
 
 
@@ -142,10 +147,16 @@ class Batch:
     has_energy: torch.Tensor
     has_forces: torch.Tensor
     has_stress: torch.Tensor
+    weight: torch.Tensor
 
     @property
     def n_graphs(self) -> int:
         return int(self.n_atoms.shape[0])
+
+
+def frame_weight(atoms: Atoms) -> float:
+    """Return the weight of a frame in the loss, 1 unless it states another."""
+    return float(atoms.info.get(WEIGHT_KEY, 1.0))
 
 
 def species_index(atoms: Atoms, numbers: Sequence[int]) -> np.ndarray:
@@ -215,6 +226,7 @@ def build_graph(
         energy=energy,
         forces=forces,
         stress=stress,
+        weight=frame_weight(atoms),
     )
 
 
@@ -252,6 +264,7 @@ def collate(graphs: Sequence[Graph], n_elements: int, device: torch.device | str
         has_energy=torch.tensor([g.energy is not None for g in graphs], device=device),
         has_forces=torch.tensor([g.forces is not None for g in graphs], device=device),
         has_stress=torch.tensor([g.stress is not None for g in graphs], device=device),
+        weight=torch.tensor([g.weight for g in graphs], dtype=dtype, device=device),
     )
     return batch
 

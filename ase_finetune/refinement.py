@@ -125,7 +125,7 @@ class _Refiner:
         self.checkpoint, self.config = checkpoint, config
         self.device = resolve_device(config.device)
         weights = loss_weights(checkpoint.config, config)
-        frames, valid = training_frames(splits.train), training_frames(splits.valid)
+        frames, valid = training_frames(splits.fitted), training_frames(splits.valid)
         stress = weights["stress_weight"] > 0
         graphs = make_graphs(frames, checkpoint, "float64", stress=stress)
         self.graphs = graphs

@@ -1,7 +1,13 @@
-"""How much of what the foundation knew is forgotten: frames of its own domain, seen again."""
+"""Frames of the foundation's own domain, seen again: to measure what is forgotten, or to keep it.
+
+Measured are force errors against the labels of the frames, or against the foundation where they
+have none. Trained on are the foundation's own answers, so that nothing but structures is needed and
+no other level of theory is mixed in (distillation; Li and Hoiem, arXiv 1606.09282).
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +15,15 @@ from pathlib import Path
 from ase import Atoms
 
 from ase_finetune.checkpoint import SEED, Checkpoint
-from ase_finetune.data.read import is_isolated_atom, read_frames
+from ase_finetune.data.read import (
+    ENERGY_KEY,
+    FORCES_KEY,
+    STRESS_KEY,
+    WEIGHT_KEY,
+    is_isolated_atom,
+    read_frames,
+)
+from ase_finetune.data.splits import Splits
 from ase_finetune.errors import DataError
 from ase_finetune.evaluate import predict_frames
 
@@ -62,7 +76,7 @@ def replay_frames(path: Path | None, foundation: Checkpoint) -> Replay:
     for atoms in frames:
         # The shift of the E0s to the new labels moves every energy, which is not forgetting, and
         # a stress means little without the energy's level of theory.
-        for name in ("REF_energy", "REF_stress"):
+        for name in (ENERGY_KEY, STRESS_KEY):
             atoms.info.pop(name, None)
     _label(frames, foundation)
     note = (
@@ -72,11 +86,64 @@ def replay_frames(path: Path | None, foundation: Checkpoint) -> Replay:
     return Replay(frames, (note,))
 
 
+def with_replay(
+    splits: Splits, frames: Sequence[Atoms], foundation: Checkpoint, weight: float
+) -> Splits:
+    """Return splits that train on more frames, labelled by the foundation.
+
+    Parameters
+    ----------
+    splits
+        Without such frames.
+    frames
+        Structures; labels that they may have are not looked at.
+    foundation
+        The beginning of the training, ``prepare(splits, config).checkpoint``, whose E0s are those
+        of the training data: its energies are at home among their labels.
+    weight
+        Of each frame in the loss, where a training frame has 1.
+    """
+    found = predict_frames(foundation, frames)
+    labelled, first = [], 0
+    for i, atoms in enumerate(frames):
+        one = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+        one.info = {"config_type": REPLAY, WEIGHT_KEY: weight, ENERGY_KEY: float(found.energy[i])}
+        if atoms.cell.rank == 3:
+            one.info[STRESS_KEY] = found.stress[i]
+        one.arrays[FORCES_KEY] = found.forces[first : first + len(one)]
+        first += len(one)
+        labelled.append(one)
+    return dataclasses.replace(splits, replay=labelled)
+
+
+def share_replay(
+    splits: Splits, replay: Replay, foundation: Checkpoint, weight: float
+) -> tuple[Splits, Replay]:
+    """Train on every second replay frame and measure forgetting on the others.
+
+    Raises
+    ------
+    DataError
+        If there are none.
+    """
+    if not replay.frames:
+        raise DataError("There are no replay frames to train on: give some (--replay).")
+    fitted, measured = replay.frames[::2], replay.frames[1::2]
+    note = (
+        f"Of these {len(replay.frames)} frames, {len(fitted)} are trained on, labelled by the "
+        f"foundation, with weight {weight:g}; forgetting is measured on the other {len(measured)}."
+    )
+    return (
+        with_replay(splits, fitted, foundation, weight),
+        Replay(measured, (*replay.notes, note)),
+    )
+
+
 def _label(frames: Sequence[Atoms], foundation: Checkpoint) -> None:
-    bare = [atoms for atoms in frames if "REF_forces" not in atoms.arrays]
+    bare = [atoms for atoms in frames if FORCES_KEY not in atoms.arrays]
     if not bare:
         return
     forces, first = predict_frames(foundation, bare).forces, 0
     for atoms in bare:
-        atoms.arrays["REF_forces"] = forces[first : first + len(atoms)]
+        atoms.arrays[FORCES_KEY] = forces[first : first + len(atoms)]
         first += len(atoms)

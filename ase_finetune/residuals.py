@@ -1,6 +1,7 @@
 """The training loss as a sum of squares: weighted residuals and products with their Jacobian.
 
-With rho = sqrt(2 w / n) (prediction - label), one entry per label, the loss of :mod:`loss` is
+With rho = sqrt(2 w c / n) (prediction - label), one entry per label of a frame of weight c, n the
+sum of these weights over all labels of a kind, the loss of :mod:`loss` is
 L = rho.rho / 2, its gradient J^T rho and its Gauss-Newton matrix J^T J, where J = d rho / d theta.
 
 Only reverse mode is used: forward mode loses the tangent of the energy where forces are themselves
@@ -36,16 +37,19 @@ def residual_vector(loss: Loss, prediction: Prediction, batch: Batch) -> torch.T
         components atom by atom, then stresses. Labels of zero weight have no rows.
     """
     parts = []
+    root = batch.weight.sqrt()
     if loss.energy_weight > 0:
-        energy = ((prediction.energy - batch.energy) / batch.n_atoms)[batch.has_energy]
-        parts.append(math.sqrt(2.0 * loss.energy_weight / max(loss.n_frames, 1)) * energy)
+        energy = (root * (prediction.energy - batch.energy) / batch.n_atoms)[batch.has_energy]
+        parts.append(math.sqrt(2.0 * loss.energy_weight / (loss.n_frames or 1)) * energy)
     if loss.forces_weight > 0:
-        mask = batch.has_forces[batch.inputs["batch"]]
-        forces = (prediction.forces - batch.forces)[mask].reshape(-1)
-        parts.append(math.sqrt(2.0 * loss.forces_weight / max(loss.n_forces, 1)) * forces)
+        frame = batch.inputs["batch"]
+        forces = root[frame].unsqueeze(-1) * (prediction.forces - batch.forces)
+        rows = forces[batch.has_forces[frame]].reshape(-1)
+        parts.append(math.sqrt(2.0 * loss.forces_weight / (loss.n_forces or 1)) * rows)
     if loss.needs_stress and prediction.stress is not None:
-        stress = (prediction.stress - batch.stress)[batch.has_stress].reshape(-1)
-        parts.append(math.sqrt(2.0 * loss.stress_weight / max(loss.n_stresses, 1)) * stress)
+        stress = root.unsqueeze(-1) * (prediction.stress - batch.stress)
+        rows = stress[batch.has_stress].reshape(-1)
+        parts.append(math.sqrt(2.0 * loss.stress_weight / (loss.n_stresses or 1)) * rows)
     return torch.cat(parts)
 
 

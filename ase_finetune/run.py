@@ -14,7 +14,7 @@ from ase_finetune.distributed import is_first
 from ase_finetune.errors import ConfigError
 from ase_finetune.lock import check_unlocked, locked
 from ase_finetune.refinement import loss_weights
-from ase_finetune.replay import replay_frames
+from ase_finetune.replay import replay_frames, share_replay
 from ase_finetune.stages import Job, Reporter
 from ase_finetune.start import prepare
 from ase_finetune.tracking import FOLDER as EVENTS
@@ -137,7 +137,8 @@ def run_job(
     resume
         Continue the mini-batch stage from its ``state.pt``.
     replay
-        Frames of the foundation's own domain, whose force errors become the set ``replay``.
+        Frames of the foundation's own domain, whose force errors become the set ``replay``; with
+        ``config.replay_weight``, half of them are trained on.
     tracking
         What is written beside the log (None: nothing).
     provenance
@@ -150,6 +151,11 @@ def run_job(
     """
     before = _written(out)
     start = prepare(splits, config)
+    seen_again = replay_frames(replay, start.checkpoint)
+    if config.replay_weight > 0:
+        splits, seen_again = share_replay(
+            splits, seen_again, start.checkpoint, config.replay_weight
+        )
     if not is_first():
         finetune(splits, config, start=start, out=out, resume=resume)
         return {}
@@ -167,7 +173,7 @@ def run_job(
         tracking=tracking or Tracking(),
         system=system,
         properties=properties,
-        replay=replay_frames(replay, start.checkpoint),
+        replay=seen_again,
         provenance=provenance or {},
     )
     with own_folder(out, before, keep=resume):

@@ -17,7 +17,7 @@ from ase_finetune.cuda_graphs import replayed
 from ase_finetune.data.splits import Splits
 from ase_finetune.determinism import repeatable
 from ase_finetune.distributed import Processes, joined
-from ase_finetune.errors import CheckpointError, UserError
+from ase_finetune.errors import CheckpointError, ConfigError, UserError
 from ase_finetune.evaluate import force_rmse, resolve_device
 from ase_finetune.gradients import Gradients
 from ase_finetune.graphs import Graph
@@ -26,13 +26,7 @@ from ase_finetune.optimizers import build_optimizer, optimizer_info
 from ase_finetune.optimizers.groups import parameter_groups
 from ase_finetune.optimizers.moments import second_moments
 from ase_finetune.schedule import epoch_order, plateau, warmup_and_decay
-from ase_finetune.start import (
-    Start,
-    make_graphs,
-    prepare,
-    training_frames,
-    validation_frames,
-)
+from ase_finetune.start import Start, make_graphs, prepare, training_frames, validation_frames
 from ase_finetune.training_state import TrainingState, pack, read_state, unpack, write_state
 from ase_finetune.weights import (
     MovingAverage,
@@ -94,6 +88,8 @@ def finetune(
     Processes of ``torchrun`` share the frames of every step; all return, the first alone writes.
     """
     begin = start or prepare(splits, config)
+    if config.replay_weight and not splits.replay:
+        raise ConfigError("replay_weight is given, but there are no replay frames to train on.")
     folder = None if out is None else Path(out)
     device = resolve_device(config.device)
     with joined(device) as processes, repeatable(device):
@@ -133,7 +129,7 @@ class _Trainer:
         self.device = resolve_device(config.device)
         checkpoint, dtype = start.checkpoint, config.default_dtype
         self.train = make_graphs(
-            training_frames(splits.train), checkpoint, dtype, stress=config.uses_stress
+            training_frames(splits.fitted), checkpoint, dtype, stress=config.uses_stress
         )
         self.valid = make_graphs(validation_frames(splits), checkpoint, dtype, stress=False)
         self.epoch_frames = config.epoch_frames or len(self.train)

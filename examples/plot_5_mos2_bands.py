@@ -122,8 +122,8 @@ gallery.show(figure, "mos2_band_errors")
 # Averages along the path in THz, weighted by its length; the optical modes at Gamma in THz (E' and
 # E'' are degenerate); the lowest frequency anywhere, where a negative one is imaginary. The flat
 # branch of a layer is quadratic at Gamma, so that a few hundredths below zero close to Gamma are
-# numerical noise and no instability. The experiments are Raman scattering, of few layers for E'' and
-# A2'', which a single layer does not show; DFT lies up to 3 % below them.
+# numerical noise and no instability. The experiments are Raman scattering, that of few layers for
+# the two modes that a single layer does not show; DFT lies up to 3 % below them.
 
 measured = {
     one.name.removeprefix("frequency_Gamma_"): one.value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,6 +76,7 @@ def residuals(kind: str = "MP-0", fast: bool = True, batch_atoms: int = 6, weigh
     module = accelerate(module) if fast else module
     E0s = dict.fromkeys(NUMBERS, 0.0)
     graphs = [build_graph(a, NUMBERS, 4.5, dtype=torch.float64, E0s=E0s) for a in frames()]
+    graphs = [replace(g, weight=w) for g, w in zip(graphs, (1.0, 0.3, 2.0, 0.7), strict=True)]
     loss = Loss.for_graphs(graphs, *weights)
     return Residuals(module, graphs, loss, len(NUMBERS), batch_atoms=batch_atoms), graphs
 

@@ -43,7 +43,7 @@ Replay = Annotated[
     Path | None,
     typer.Option(
         "--replay",
-        help="Frames of the foundation's own domain, to measure what is forgotten of it"
+        help="Frames of the foundation's own domain, to measure what is forgotten of it or train on"
         " (default: those that come with the seed).",
     ),
 ]

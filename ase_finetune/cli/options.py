@@ -43,6 +43,7 @@ HELP = {
     "stage_two_lr": "Learning rate of the second stage",
     "freeze": "Keep the parameters of these names, such as 'interactions.0.*'; repeatable",
     "l2_sp": "Weight of half the squared distance to the foundation in the loss",
+    "replay_weight": "Weight of replay frames, half of which are then trained on (0: none)",
     "E0s": "estimated, foundation, average or isolated",
     "ema_decay": "Decay of the averaged weights (0: none)  (default: 0.99, or the optimizer's own)",
     "clip": "Largest gradient norm (0: none)",

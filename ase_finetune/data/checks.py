@@ -10,7 +10,14 @@ from ase.data import chemical_symbols, covalent_radii
 from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
 
-from ase_finetune.data.read import ENERGY_KEY, FORCES_KEY, STRESS_KEY, is_isolated_atom, label_keys
+from ase_finetune.data.read import (
+    ENERGY_KEY,
+    FORCES_KEY,
+    STRESS_KEY,
+    WEIGHT_KEY,
+    is_isolated_atom,
+    label_keys,
+)
 from ase_finetune.data.units import check_physics
 from ase_finetune.errors import DataError
 
@@ -58,6 +65,7 @@ def check_structures(
         raise DataError(f"The {name} set is empty: give it at least one frame.")
     _check_labels(frames, stress, name)
     _check_finite(frames, stress, name)
+    _check_weights(frames, name)
     if elements is not None:
         _check_elements(frames, elements, name)
     _check_overlaps(frames, name)
@@ -143,6 +151,21 @@ def _check_finite(frames: Sequence[Atoms], stress: bool, name: str) -> None:
                 f"Frame {index} of the {name} set is periodic along a cell vector of length zero: "
                 "give it a cell or turn periodicity off."
             )
+
+
+def _check_weights(frames: Sequence[Atoms], name: str) -> None:
+    weights = [frame.info.get(WEIGHT_KEY, 1.0) for frame in frames]
+    for index, weight in enumerate(weights):
+        number = isinstance(weight, (int, float, np.number)) and not isinstance(weight, bool)
+        if not number or not 0.0 <= float(weight) < np.inf:
+            raise DataError(
+                f"The weight ({WEIGHT_KEY}) of frame {index} of the {name} set is {weight!r}: give "
+                "a number that is not negative."
+            )
+    if not any(weights):
+        raise DataError(
+            f"All frames of the {name} set have weight 0 ({WEIGHT_KEY}): none would count."
+        )
 
 
 def _check_elements(frames: Sequence[Atoms], elements: Sequence[int], name: str) -> None:

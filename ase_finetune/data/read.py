@@ -18,6 +18,7 @@ from ase_finetune.errors import DataError
 ENERGY_KEY = "REF_energy"
 FORCES_KEY = "REF_forces"
 STRESS_KEY = "REF_stress"
+WEIGHT_KEY = "config_weight"  # of a frame in the loss, by the name that MACE gives it
 
 _LOOKS_LIKE = {
     "energy": re.compile(r"energy|toten|etot", re.IGNORECASE),

@@ -20,6 +20,7 @@ from ase_finetune.data.read import (
     ENERGY_KEY,
     FORCES_KEY,
     STRESS_KEY,
+    WEIGHT_KEY,
     is_isolated_atom,
     read_frames,
 )
@@ -40,11 +41,15 @@ class Splits:
         Frames to fit and frames that decide which weights are kept.
     tests
         Held-out sets by name, such as `test_id` and `test_ood`.
+    replay
+        Frames that the foundation labelled, fitted beside `train` so that it is not forgotten
+        (`ase_finetune.replay.with_replay`). They set no E0s, and no check of labels is for them.
     """
 
     train: list[Atoms]
     valid: list[Atoms]
     tests: dict[str, list[Atoms]] = field(default_factory=dict)
+    replay: list[Atoms] = field(default_factory=list)
 
     @classmethod
     def from_named(cls, named: Mapping[str, Sequence[Atoms]]) -> Splits:
@@ -131,6 +136,11 @@ class Splits:
         yield "valid", self.valid
         yield from self.tests.items()
 
+    @property
+    def fitted(self) -> list[Atoms]:
+        """All frames that the loss is over."""
+        return [*self.train, *self.replay]
+
     def check(self, *, stress: bool, elements: Sequence[int] | None = None) -> None:
         """Stop on bad data: `check_frames` on every set and no frame in two sets.
 
@@ -156,9 +166,10 @@ class Splits:
             check_physics(frames, stress=stress, name=name)
 
     def data_hash(self) -> str:
-        """SHA-256 over species, cells, positions and labels of all sets, in order."""
+        """SHA-256 over species, cells, positions, labels and weights of all sets, in order."""
         digest = hashlib.sha256()
-        for name, frames in self.items():
+        replay = [("replay", self.replay)] if self.replay else []
+        for name, frames in [*self.items(), *replay]:
             digest.update(f"{name}:{len(frames)};".encode())
             for frame in frames:
                 _update(digest, frame)
@@ -272,6 +283,7 @@ def _update(digest: hashlib._Hash, frame: Atoms) -> None:
         frame.info.get(ENERGY_KEY),
         frame.arrays.get(FORCES_KEY),
         frame.info.get(STRESS_KEY),
+        *([frame.info[WEIGHT_KEY]] if WEIGHT_KEY in frame.info else []),
     )
     for values in (frame.cell.array, frame.positions, *labels):
         present = values is not None
