@@ -65,7 +65,7 @@ def test_shows_the_numbers_with_units(page):
                  "6 min 53 s"):  # fmt: skip
         assert text in page, text
     assert "The force error on test_id fell from 406 to 47.3 meV/Å (8.6 times lower)." in page
-    assert "9 of 9 properties with a reference lie within 3 %" in page
+    assert "9 of 9 quantities with a reference lie within 3 %" in page
     assert "(1 zero-shot)" in page
     assert "an RMSE of 0.015 J/m² ({110} rigid), 0.015 J/m² ({121} rigid)." in page
     assert "The energy error" not in page
@@ -94,6 +94,22 @@ def test_a_worse_result_is_called_worse(light):
     page = read_page(write_report(light))
     assert "The force error on test_ood rose from 688 to 1377 meV/Å (2.0 times higher)." in page
     assert "The energy error on test_id rose from 45.1 to 90.0 meV/atom." in page
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (640.0, "fell from 688 to 640 meV/Å (by 7.0 %)."),
+        (700.0, "rose from 688 to 700 meV/Å (by 1.7 %)."),
+    ],
+)
+def test_a_small_change_is_told_in_percent(light, value, said):
+    def close(results):
+        for stage, error in (("zero_shot", 688.0), ("refined", value)):
+            results["errors"][stage]["test_ood"]["force_rmse_meV_per_A"] = error
+
+    edit_results(light, close)
+    assert said in read_page(write_report(light))
 
 
 def test_forces_that_vanish_by_symmetry_are_not_ranked(light):

@@ -218,7 +218,7 @@ def verdicts(runs: Runs, *, rank: bool) -> list[str]:
     if pair := _best_two(medians):
         first, second = pair
         sentences.append(
-            f"Over the {len(next(iter(deviations.values())))} properties with a reference that all "
+            f"Over the {len(next(iter(deviations.values())))} quantities with a reference that all "
             f"have, the median deviation from DFT is lowest for {first}, "
             f"{_plain_percent(medians[first])}; {second} follows with "
             f"{_plain_percent(medians[second])}."

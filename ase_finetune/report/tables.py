@@ -297,10 +297,12 @@ def _force_verdict(split: str, before: float, after: float, *, one_stage: bool) 
         return f"The force error on {split} is {significant(after)}{GAP}meV/Å."
     fell = after < before
     ratio = before / after if fell else after / before
+    change = f"{significant(ratio, 2)} times {'lower' if fell else 'higher'}"
+    if ratio < 1.5:
+        change = f"by {percent(abs(after / before - 1.0)).lstrip('+')}"
     return (
         f"The force error on {split} {'fell' if fell else 'rose'} from {significant(before)} to "
-        f"{significant(after)}{GAP}meV/Å ({significant(ratio, 2)} times "
-        f"{'lower' if fell else 'higher'})."
+        f"{significant(after)}{GAP}meV/Å ({change})."
     )
 
 
@@ -328,7 +330,7 @@ def _property_verdicts(properties: Mapping[str, Mapping[str, Any]]) -> list[str]
         worst = max(last, key=lambda name: abs(last[name]))
         before = "" if len(order) == 1 else f" ({near[order[0]]} {stage_label(order[0])})"
         sentences.append(
-            f"{near[order[-1]]} of {len(last)} properties with a reference lie within "
+            f"{near[order[-1]]} of {len(last)} quantities with a reference lie within "
             f"{100 * NEAR:g}{GAP}% of it{before}; the largest deviation is that of "
             f"{property_name(worst).striptags()}, {percent(last[worst])}."
         )
