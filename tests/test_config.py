@@ -113,6 +113,21 @@ def test_the_rate_of_a_recipe_is_that_of_its_optimizer():
         resolve({"optimizer": "soup"}, None, recipe)
 
 
+def test_only_the_seed_brings_replay_frames():
+    from ase_finetune.cli.options import resolve
+
+    recipe = {"epochs": 3, "replay_weight": 0.03}
+    for changes, weight in (
+        ({}, 0.03),
+        ({"foundation": "seed"}, 0.03),
+        ({"foundation": "scratch"}, 0.0),
+        ({"foundation": "small"}, 0.0),
+        ({"foundation": "small", "replay_weight": 0.1}, 0.1),
+        ({"replay_weight": 0.0}, 0.0),
+    ):
+        assert resolve(changes, None, recipe)[0].replay_weight == weight
+
+
 def test_the_pattern_that_the_help_and_the_guide_give_is_one_of_a_mace():
     shown = HELP["freeze"].split("'")[1]
     assert f"'{shown}'``" in (Path(__file__).parents[1] / "docs/guide.rst").read_text()

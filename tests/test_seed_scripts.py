@@ -12,7 +12,6 @@ from ase import Atoms
 from ase.build import molecule
 
 from ase_finetune.foundations import SEED
-from systems import get_system
 
 SCRIPTS = Path(__file__).parents[1] / "examples" / "pretrain_seed"
 
@@ -97,7 +96,7 @@ def test_comparison_pairs_seeds(script, capsys):
 def test_stored_comparisons_are_by_the_recipes_of_today(script, monkeypatch, tmp_path):
     stored = SCRIPTS.parent / "results" / "seed" / "compare.json"
     rows = json.loads(stored.read_text())
-    assert all(row["recipe"] == get_system(row["system"]).recipe for row in rows)
+    assert all(row["recipe"] == script("compare").recipe_of(row["system"]) for row in rows)
     rows[0]["recipe"] = {**rows[0]["recipe"], "lr": 1.0}
     path = tmp_path / "compare.json"
     path.write_text(json.dumps(rows))

@@ -212,7 +212,7 @@ def _start_settings(
     if own:
         own.pop("refine", None)
     elif chosen is not None:
-        own = {k: v for k, v in chosen.recipe.items() if k != "refine"}
+        own = {k: v for k, v in chosen.recipe.items() if k not in ("refine", "replay_weight")}
     own |= {name: value for name, value in given.items() if value is not None}
     return loaded, from_mapping(TrainConfig, own), chosen
 

@@ -196,7 +196,8 @@ def resolve(
     """Turn settings into configs: flag over file over the system's recipe over default.
 
     Where another optimizer than the recipe's is asked for, the recipe's learning rate is not taken
-    over, nor its schedule and average by an optimizer that averages itself.
+    over, nor its schedule and average by an optimizer that averages itself; and with another
+    foundation than the seed, the seed's frames are not trained on.
 
     Raises
     ------
@@ -211,6 +212,8 @@ def resolve(
 
         ends = ("lr", "schedule", "ema_decay") if optimizer_info(asked).averages else ("lr",)
         recipe = {key: value for key, value in recipe.items() if key not in ends}
+    if settings.get("foundation", "seed") != "seed":
+        recipe.pop("replay_weight", None)
     merged = {**recipe, **settings}
     refine = merged.pop("refine", {})
     if refine_evaluations is not None:

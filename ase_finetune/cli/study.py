@@ -189,7 +189,8 @@ def _base(systems: list[str], changes: Mapping[str, Any]) -> dict[str, dict[str,
             raise ConfigError(f"A study sets {name} itself; take it out of the settings.")
     found = {}
     for name in dict.fromkeys(systems):
-        recipe = {k: v for k, v in get_system(name).recipe.items() if k not in (*_OWN, "refine")}
+        left_out = (*_OWN, "refine", "replay_weight")
+        recipe = {k: v for k, v in get_system(name).recipe.items() if k not in left_out}
         found[name] = {**recipe, **FAIR, **changes}
     return found
 

@@ -5,7 +5,8 @@
 Rows, each with the same number of epochs, in float64 on one thread:
 
 - ``zero_shot``: the bundled seed, its E0s shifted to the data;
-- ``scratch``: our trainer from random weights of the seed's architecture, by the system's recipe;
+- ``scratch``: our trainer from random weights of the seed's architecture, by the system's recipe,
+  which has no replay frames here;
 - ``mace_run_train``: mace-torch's trainer from the exported seed, with the settings that the
   README of mace-torch 0.3.16 gives for fine-tuning (Adam with AMSGrad, lr 0.01, batches of 2,
   energy and forces weights 1, EMA 0.99; E0s of isolated atoms where the data have them, else
@@ -61,8 +62,8 @@ README_OF_MACE: dict[str, Any] = {
 def settings(
     name: str, epochs: int, budget: int | None, seed: int, **changes: Any
 ) -> tuple[TrainConfig, RefineConfig]:
-    """Return the system's recipe with these epochs."""
-    given = {"epochs": epochs, "seed": seed, **changes}
+    """Return the system's recipe with these epochs and without replay frames."""
+    given = {"epochs": epochs, "seed": seed, "replay_weight": 0.0, **changes}
     config, recipe = resolve(given, budget, get_system(name).recipe)
     assert isinstance(config, TrainConfig) and recipe is not None
     kept = {k: getattr(recipe, k) for k in RefineConfig.__dataclass_fields__}

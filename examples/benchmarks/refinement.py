@@ -2,13 +2,13 @@
 
     python refinement.py mo acetylacetone --costs
 
-The seed is fine-tuned on a bundled system by its recipe (``--epochs`` shortens it). Both methods
-start from these weights and minimize the same loss, that of the recipe's refinement, for at most
-its number of gradient equivalents (``--budget`` changes it). Prints one JSON line for each system:
-errors of the fine-tuned and both refined potentials on the validation set, which chose their
-weights, and on the test sets, which nobody looked at; the last training loss; gradient equivalents
-and wall time. ``ours`` and ``peer`` are the validation force errors in meV/A of Levenberg-Marquardt
-and L-BFGS, whose ratio is above 1 if ours is better.
+The seed is fine-tuned on a bundled system by its recipe without replay frames (``--epochs``
+shortens it). Both methods start from these weights and minimize the same loss, that of the recipe's
+refinement, for at most its number of gradient equivalents (``--budget`` changes it). Prints one
+JSON line for each system: errors of the fine-tuned and both refined potentials on the validation
+set, which chose their weights, and on the test sets, which nobody looked at; the last training
+loss; gradient equivalents and wall time. ``ours`` and ``peer`` are the validation force errors in
+meV/A of Levenberg-Marquardt and L-BFGS, whose ratio is above 1 if ours is better.
 
 ``--costs`` measures what Levenberg-Marquardt does in units of one full-batch gradient: the numbers
 behind the constants in ``levenberg_marquardt.py``. Apart from times the output is deterministic.
@@ -101,7 +101,7 @@ def compare(name: str, budget: int | None, epochs: int | None, measure: bool) ->
     """Fine-tune, refine both ways and return the line of a system."""
     system = get_system(name)
     splits = Splits.from_named(system.frames())
-    changes = {} if epochs is None else {"epochs": epochs}
+    changes = {"replay_weight": 0.0} | ({} if epochs is None else {"epochs": epochs})
     config, recipe = resolve(changes, budget, system.recipe)
     assert isinstance(config, TrainConfig) and recipe is not None
     begun = time.perf_counter()

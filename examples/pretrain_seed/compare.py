@@ -2,8 +2,8 @@
 
     python compare.py --out compare.json            # all systems, seeds 1 to 3; resumes
 
-Both use the system's recipe, the same architecture, frames and number of passes; only the first
-weights differ.
+Both use the system's recipe without its replay frames, the same architecture, frames and number of
+passes; only the first weights differ.
 """
 
 from __future__ import annotations
@@ -31,10 +31,15 @@ def seed_weights() -> str:
     return str(json.loads((SEED / "checkpoint.json").read_text())["tensors_sha256"])
 
 
+def recipe_of(name: str) -> dict[str, Any]:
+    """Return the system's recipe without replay frames, which random weights cannot label."""
+    return {k: v for k, v in get_system(name).recipe.items() if k != "replay_weight"}
+
+
 def run(name: str, foundation: str, seed: int) -> dict[str, Any]:
-    """Fine-tune and refine by the system's recipe; errors of the last stage per test set."""
+    """Fine-tune and refine by `recipe_of`; errors of the last stage per test set."""
     system = get_system(name)
-    recipe = dict(system.recipe)
+    recipe = recipe_of(name)
     refinement = recipe.pop("refine", None)
     splits = Splits.from_named(system.frames())
     config = TrainConfig(**recipe, foundation=foundation, seed=seed)
@@ -52,7 +57,7 @@ def run(name: str, foundation: str, seed: int) -> dict[str, Any]:
         "system": name,
         "foundation": foundation,
         "seed": seed,
-        "recipe": dict(system.recipe),
+        "recipe": recipe_of(name),
         "weights": seed_weights() if foundation == "seed" else "random",
         "data_hash": splits.data_hash(),
         "gradient_equivalents": budget,
@@ -101,7 +106,7 @@ def main() -> None:
     results = json.loads(args.out.read_text()) if args.out.exists() else []
     if any(r["weights"] not in ("random", seed_weights()) for r in results):
         raise SystemExit(f"{args.out} holds runs of another seed; choose another file.")
-    if any(r["recipe"] != get_system(r["system"]).recipe for r in results):
+    if any(r["recipe"] != recipe_of(r["system"]) for r in results):
         raise SystemExit(f"{args.out} holds runs by another recipe; choose another file.")
     for name in args.systems:
         for seed in SEEDS:
