@@ -24,6 +24,7 @@ from ase_finetune import (
     finetune,
     refine,
 )
+from ase_finetune.start import training_frames
 from properties import evaluate
 from systems import get_system
 
@@ -117,6 +118,7 @@ def summary(system: str, checkpoint: str | Path) -> dict[str, Any]:
     return {
         "stage": loaded.stage,
         **made,
+        "n_frames": {name: len(training_frames(frames[name])) for name in ("train", "valid")},
         "force_rmse_meV_per_A": {
             name: force_rmse(calculator, frames[name]) for name in ("valid", "test_id", "test_ood")
         },
