@@ -68,9 +68,14 @@ def refine(
     Raises
     ------
     ConfigError
-        If loss weights are neither given nor stored.
+        If loss weights are neither given nor stored, or the replay frames of the training lack.
     """
     settings = config or RefineConfig()
+    if checkpoint.config.get("replay_weight") and not splits.replay:
+        raise ConfigError(
+            "The checkpoint was trained with replay frames, and the splits have none: give those "
+            "of `ase_finetune.replay.replay_of`."
+        )
     refiner = _Refiner(checkpoint, splits, settings)
     origin = snapshot(refiner.module)
     with repeatable(refiner.device):

@@ -15,6 +15,7 @@ from pathlib import Path
 from ase import Atoms
 
 from ase_finetune.checkpoint import SEED, Checkpoint
+from ase_finetune.config import TrainConfig, from_mapping
 from ase_finetune.data.read import (
     ENERGY_KEY,
     FORCES_KEY,
@@ -26,6 +27,7 @@ from ase_finetune.data.read import (
 from ase_finetune.data.splits import Splits
 from ase_finetune.errors import DataError
 from ase_finetune.evaluate import predict_frames
+from ase_finetune.start import prepare
 
 REPLAY = "replay"  # name of the set in errors
 _BUNDLED = SEED / "replay.h5"
@@ -130,13 +132,43 @@ def share_replay(
         raise DataError("There are no replay frames to train on: give some (--replay).")
     fitted, measured = replay.frames[::2], replay.frames[1::2]
     note = (
-        f"Of these {len(replay.frames)} frames, {len(fitted)} are trained on, labelled by the "
-        f"foundation, with weight {weight:g}; forgetting is measured on the other {len(measured)}."
+        f"{len(fitted)} of these frames are trained on, labelled by the foundation, with weight "
+        f"{weight:g}; the other {len(measured)} are left to measure on."
     )
     return (
         with_replay(splits, fitted, foundation, weight),
         Replay(measured, (*replay.notes, note)),
     )
+
+
+def replay_of(
+    tuned: Checkpoint, splits: Splits, path: Path | None = None, weight: float | None = None
+) -> tuple[Splits, Replay]:
+    """Return the splits that a checkpoint was trained on with replay frames, for its refinement.
+
+    Parameters
+    ----------
+    tuned
+        A fine-tuned checkpoint.
+    splits
+        Its training data.
+    path
+        The replay frames of its training, as for `replay_frames`.
+    weight
+        Of each (None: that of the training); 0 gives the splits as they are.
+
+    Raises
+    ------
+    DataError, ConfigError, FoundationError
+        If there are no frames, or the foundation that labels them cannot be loaded.
+    """
+    weight = float(tuned.config.get("replay_weight", 0.0)) if weight is None else weight
+    if weight == 0.0:
+        return splits, Replay()
+    trained = {k: v for k, v in tuned.config.items() if k != "refine"}
+    start = prepare(splits, from_mapping(TrainConfig, trained)).checkpoint
+    foundation = dataclasses.replace(start, E0s=tuned.E0s)
+    return share_replay(splits, replay_frames(path, foundation), foundation, weight)
 
 
 def _label(frames: Sequence[Atoms], foundation: Checkpoint) -> None:

@@ -17,7 +17,7 @@ from ase_finetune.errors import ConfigError, DataError
 from ase_finetune.evaluate import force_rmse, predict_frames
 from ase_finetune.graphs import collate, predict
 from ase_finetune.loss import Loss
-from ase_finetune.replay import Replay, share_replay, with_replay
+from ase_finetune.replay import Replay, replay_frames, replay_of, share_replay, with_replay
 from ase_finetune.run import run_job
 from ase_finetune.start import make_graphs, prepare
 
@@ -160,11 +160,27 @@ class TestReplay:
         results = run()
         assert results["errors"]["finetuned"]["replay"]["n_frames"] == 4
         assert results["errors"]["finetuned"]["train"]["n_frames"] == len(splits.train)
-        text = "4 are trained on, labelled by the foundation, with weight 1; forgetting is measured"
+        text = "4 of these frames are trained on, labelled by the foundation, with weight 1;"
         assert any(text in note for note in notes)
         assert text in " ".join(results["provenance"]["notes"])
         again = run(resume=True)  # what is labelled anew has the same bits
         assert again["errors"] == results["errors"]
+
+    def test_a_refinement_sees_the_frames_of_the_training(
+        self, splits, config, start, seen_again, tmp_path
+    ):
+        write(tmp_path / "replay.xyz", seen_again)
+        every = replay_frames(tmp_path / "replay.xyz", start.checkpoint)
+        replayed, _ = share_replay(splits, every, start.checkpoint, 1.0)
+        kept = finetune(replayed, dataclasses.replace(config, epochs=2), start=start)
+        with pytest.raises(ConfigError, match="was trained with replay frames"):
+            refine(kept, splits, RefineConfig(evaluations=4))
+        again, replay = replay_of(kept, splits, tmp_path / "replay.xyz")
+        assert len(replay.frames) == 4
+        assert again.data_hash() == replayed.data_hash()
+        assert replay_of(kept, splits, weight=0.0) == (splits, Replay())
+        with pytest.raises(DataError, match="no replay frames"):
+            replay_of(kept, splits)  # the foundation is not the seed and brings none
 
     def test_what_cannot_be(self, splits, config, start):
         with pytest.raises(ConfigError, match="there are no replay frames"):

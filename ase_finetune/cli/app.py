@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -205,6 +206,11 @@ def refine(
     nvt_gate_K: Annotated[
         float, typer.Option("--nvt-gate-K", help="Temperature of that dynamics, K.")
     ] = 300.0,
+    replay: Replay = None,
+    replay_weight: Annotated[
+        float | None,
+        typer.Option(help="Weight of replay frames  (default: that of the training)"),
+    ] = None,
     valid_fraction: ValidFraction = 0.1,
     split_by: SplitBy = "trajectory",
     energy_key: EnergyKey = MACE_KEYS[0],
@@ -221,6 +227,7 @@ def refine(
     from ase_finetune.nvt_gate import gate_for
     from ase_finetune.refinement import loss_weights
     from ase_finetune.refinement import refine as refine_checkpoint
+    from ase_finetune.replay import replay_of
     from ase_finetune.terminal import TerminalReporter
 
     config = RefineConfig(
@@ -248,7 +255,13 @@ def refine(
         stress,
     )
     splits.check(stress=stress, elements=loaded.numbers)
+    splits, seen_again = replay_of(loaded, splits, replay, replay_weight)
+    if replay_weight is not None:
+        changed = {**loaded.config, "replay_weight": replay_weight}
+        loaded = dataclasses.replace(loaded, config=changed)
     with TerminalReporter() as reporter:
+        for note in seen_again.notes:
+            reporter.note(note)
         gate = gate_for(splits, config, out.with_name(f"{out.name}_refused"))
         result = refine_checkpoint(loaded, splits, config, progress=reporter.record, gate=gate)
         if "note" in result.metrics:
@@ -284,8 +297,6 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Print a checkpoint's errors on labelled frames, per configuration type."""
-    import dataclasses
-
     from ase_finetune.config import DTYPE_NAMES
     from ase_finetune.data.checks import check_frames
     from ase_finetune.evaluate import predict_frames
