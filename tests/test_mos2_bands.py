@@ -9,7 +9,7 @@ import pytest
 from ase import units
 
 from systems import get_system
-from systems.dft.mos2_frames import PHONON_SHARD, primitive
+from systems.dft.mos2_frames import LEVEL, PHONON_SHARD, primitive
 from systems.dft.mos2_phonons import (
     HIGH_SYMMETRY,
     POINTS,
@@ -76,6 +76,12 @@ def test_acoustic_modes_at_gamma_before_the_sum_rule(force_sets):
         assert np.abs(raw[:3]).max() >= np.abs(lowest).max() - 0.02
         # symfc obeys the sum rule.
         assert np.abs(frequencies(phonons(forces), (0.0, 0.0, 0.0))[:3]).max() < 1e-3
+
+
+def test_the_bands_are_at_the_cutoff_of_the_labels():
+    name, forces = best_force_set()
+    assert name == "4x4_600Ry"
+    assert float(forces.provenance["cutoff_Ry"]) == LEVEL.cutoff_Ry
 
 
 def test_gamma_modes(force_sets, system):
