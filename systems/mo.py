@@ -77,7 +77,7 @@ RECIPE = {
     "lr": 1e-2,
     "ema_decay": 0.99,
     "epochs": 80,
-    "replay_weight": 0.03,
+    "replay_weight": 0.01,
     "refine": {
         "method": "lm",
         "evaluations": 200,

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from systems import get_system
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 STORED = json.loads((ROOT / "examples/results/run_mo/results.json").read_text())
@@ -135,3 +137,31 @@ def test_the_table_of_accuracy_is_stored():
         errors = [one[name][key] for name in ("test_id", "test_ood") for key in KEYS]
         assert all(map(agrees, numbers, errors)), one["name"]
     assert len(found) == len(lines) - 1
+
+
+def test_the_table_of_replay_frames_is_stored():
+    lines = (ROOT / "examples/results/benchmarks/replay.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+
+    def mean(stage, weight, value):
+        of = [one for one in found if one["name"].startswith(f"replay on mo: weight {weight},")]
+        assert len(of) == 3
+        return sum(value(one[stage]) for one in of) / 3
+
+    rows = {
+        "`valid`, force RMSE meV/A": lambda m: m["force_rmse_meV_per_A"]["valid"],
+        "`test_id`, force RMSE meV/A": lambda m: m["force_rmse_meV_per_A"]["test_id"],
+        "`test_ood`, force RMSE meV/A": lambda m: m["force_rmse_meV_per_A"]["test_ood"],
+        "the other half of the replay frames, force RMSE meV/A": (
+            lambda m: m["force_rmse_meV_per_A"]["replay"]
+        ),
+        "elastic constant C44, GPa (DFT 97.7)": lambda m: m["C44"],
+        "vacancy formation energy, eV": lambda m: m["vacancy_formation_energy"],
+    }
+    table = rows_after("**Fine-tuning forgets**")
+    assert [row[0] for row in table] == list(rows)
+    for name, first, *others in table:
+        assert agrees(first, mean("zero_shot", "0", rows[name]))
+        for text, weight in zip(others, ("0", "0.003", "0.01", "0.03"), strict=True):
+            assert agrees(text, mean("refined", weight, rows[name])), (name, weight)
+    assert get_system("mo").recipe["replay_weight"] == 0.01

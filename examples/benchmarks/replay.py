@@ -1,6 +1,6 @@
 """What training on replay frames keeps: Mo by its recipe, with and without, over seeds.
 
-    python replay.py --weights 0 0.03 --seeds 1 2 3
+    python replay.py --weights 0 0.003 0.01 0.03 --seeds 1 2 3
 
 Every second of the seed's own frames of Mo is trained on with that weight, labelled by the seed;
 the others are measured in all rows. Prints one JSON line for each weight and training seed: force
@@ -73,7 +73,7 @@ def row(weight: float, seed: int, epochs: int | None) -> dict[str, Any]:
 def main() -> None:
     """Print a line for each weight and seed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 0.03])
+    parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 0.003, 0.01, 0.03])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     args = parser.parse_args()
