@@ -16,6 +16,7 @@ from ase import Atoms
 
 from ase_finetune.checkpoint import SEED, Checkpoint
 from ase_finetune.config import TrainConfig, from_mapping
+from ase_finetune.data.checks import check_structures
 from ase_finetune.data.read import (
     ENERGY_KEY,
     FORCES_KEY,
@@ -104,6 +105,11 @@ def with_replay(
         of the training data: its energies are at home among their labels.
     weight
         Of each frame in the loss, where a training frame has 1.
+
+    Raises
+    ------
+    DataError
+        If atoms overlap, or the foundation's answers are no numbers.
     """
     found = predict_frames(foundation, frames)
     labelled, first = [], 0
@@ -115,6 +121,7 @@ def with_replay(
         one.arrays[FORCES_KEY] = found.forces[first : first + len(one)]
         first += len(one)
         labelled.append(one)
+    check_structures(labelled, stress=False, elements=foundation.numbers, name=REPLAY)
     return dataclasses.replace(splits, replay=labelled)
 
 

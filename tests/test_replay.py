@@ -185,6 +185,10 @@ class TestReplay:
     def test_what_cannot_be(self, splits, config, start):
         with pytest.raises(ConfigError, match="there are no replay frames"):
             finetune(splits, config, start=start)
+        overlapping = splits.valid[0].copy()
+        overlapping.positions[1] = overlapping.positions[0] + 0.1
+        with pytest.raises(DataError, match="of the replay set"):
+            with_replay(splits, [overlapping], start.checkpoint, 1.0)
         with pytest.raises(DataError, match="no replay frames to train on: give some"):
             share_replay(splits, Replay(), start.checkpoint, 1.0)
         with pytest.raises(ConfigError, match="needs a foundation"):
