@@ -172,7 +172,7 @@ for name, found in models.items():
     )
 
 # %%
-# Mind the sizes: the validation set that decides whether a refinement is accepted holds two frames,
+# Mind the sizes: the validation set that decides whether a refinement is accepted is small (above),
 # and one training seed was run. The comparison is with DFT in the same supercell, so neither knows
 # of force constants beyond it, and the splitting of longitudinal and transverse optical modes,
 # which in a layer vanishes at Gamma but not next to it, is in neither.
