@@ -252,8 +252,8 @@ for name in ("g_OO_peak_height", "g_OO_peak_position", "D", "HOH_angle_mean"):
 # -------------
 # Strategies can be told apart where their numbers differ by more than the errors; with runs this
 # short and ten molecules that is rarely so, and errors over four blocks are themselves uncertain.
-# Where a refinement was not accepted, two runs of the same weights differ by rounding alone: how far
-# they are apart is what chance does.
+# Two runs of the same weights, where a refinement was not accepted, differ by rounding alone: what
+# lies between them is chance.
 # The temperature tells of the thermostat and of stability rather than of the potential: its
 # fluctuation is fixed by the number of degrees of freedom. What does tell is whether a run stays
 # whole, whether molecules react, and the shape of g_OO.
