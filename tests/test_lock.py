@@ -162,7 +162,7 @@ def test_of_two_commands_on_one_folder_one_ends_with_2_and_a_sentence(tmp_path):
 
     write(tmp_path / "train.xyz", cu_frames(12, 1))
     write(tmp_path / "valid.xyz", cu_frames(4, 2))
-    settings = {"foundation": "scratch", "architecture": TINY, "epochs": 60, "batch_size": 3}
+    settings = {"foundation": "scratch", "architecture": TINY, "epochs": 300, "batch_size": 3}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
     command = [
         sys.executable, "-m", "ase_finetune.cli", "train", "--data", str(tmp_path / "train.xyz"),
