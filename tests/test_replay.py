@@ -114,6 +114,15 @@ class TestReplay:
         value = loss(predict(start.checkpoint.module(), batch, stress=True), batch)
         assert float(value) == pytest.approx(0.0, abs=1e-16)
 
+    def test_rounding_of_the_labels_is_no_other_run(self, splits, start, seen_again):
+        found = with_replay(splits, seen_again, start.checkpoint, 0.5)
+        known = found.data_hash()
+        found.replay[0].arrays["REF_forces"] *= 1.0 + 1e-15
+        found.replay[0].info["REF_energy"] *= 1.0 + 1e-15
+        assert found.data_hash() == known
+        other = with_replay(splits, seen_again, start.checkpoint, 0.4)
+        assert len({known, other.data_hash(), splits.data_hash()}) == 3
+
     def test_labels_do_not_move_the_E0s(self, splits, config, start, seen_again):
         found = with_replay(splits, seen_again, start.checkpoint, 0.5)
         assert prepare(found, config).checkpoint.E0s == start.checkpoint.E0s

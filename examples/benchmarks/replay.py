@@ -54,8 +54,9 @@ def row(weight: float, seed: int, epochs: int | None) -> dict[str, Any]:
     splits = Splits.from_named(system.frames())
     start = prepare(splits, config)
     every = replay_frames(None, start.checkpoint)
-    replayed, measured = share_replay(splits, every, start.checkpoint, weight)
-    splits = replayed if weight else splits
+    measured = Replay(every.frames[1::2])
+    if weight:
+        splits, measured = share_replay(splits, every, start.checkpoint, weight)
     tuned = finetune(splits, config, start=start)
     refined = refine(tuned, splits, refinement)
     return {
