@@ -209,8 +209,9 @@ def build_graph(
     # A slab with a stated cell height keeps it, so that its stress refers to that volume.
     full = atoms.cell.rank == 3
     cell = np.array(atoms.cell.array) if full else bounding_cell(atoms, r_max)
-    energy, forces, stress = None, None, None
+    energy, forces, stress, weight = None, None, None, 1.0
     if E0s is not None:
+        weight = frame_weight(atoms)
         if "REF_energy" in atoms.info:
             energy = float(atoms.info["REF_energy"]) - sum(E0s[int(z)] for z in atoms.numbers)
         if "REF_forces" in atoms.arrays:
@@ -226,7 +227,7 @@ def build_graph(
         energy=energy,
         forces=forces,
         stress=stress,
-        weight=frame_weight(atoms),
+        weight=weight,
     )
 
 

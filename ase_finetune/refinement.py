@@ -17,6 +17,7 @@ import torch
 
 from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.config import WEIGHTS, RefineConfig
+from ase_finetune.data.read import STRESS_KEY
 from ase_finetune.data.splits import Splits
 from ase_finetune.determinism import repeatable
 from ase_finetune.errors import ConfigError
@@ -68,14 +69,10 @@ def refine(
     Raises
     ------
     ConfigError
-        If loss weights are neither given nor stored, or the replay frames of the training lack.
+        If loss weights are neither given nor stored, or the splits have other replay frames than
+        the training (`ase_finetune.replay.replay_of`).
     """
     settings = config or RefineConfig()
-    if checkpoint.config.get("replay_weight") and not splits.replay:
-        raise ConfigError(
-            "The checkpoint was trained with replay frames, and the splits have none: give those "
-            "of `ase_finetune.replay.replay_of`."
-        )
     refiner = _Refiner(checkpoint, splits, settings)
     origin = snapshot(refiner.module)
     with repeatable(refiner.device):
@@ -130,13 +127,15 @@ class _Refiner:
         self.checkpoint, self.config = checkpoint, config
         self.device = resolve_device(config.device)
         weights = loss_weights(checkpoint.config, config)
-        frames, valid = training_frames(splits.fitted), training_frames(splits.valid)
+        fitted = splits.fitted(float(checkpoint.config.get("replay_weight", 0.0)))
+        frames, valid = training_frames(fitted), training_frames(splits.valid)
+        self.replay_hash = splits.replay_hash()
         stress = weights["stress_weight"] > 0
         graphs = make_graphs(frames, checkpoint, "float64", stress=stress)
         self.graphs = graphs
         self.valid = make_graphs(valid, checkpoint, "float64", stress=False)
         self.loss = Loss.for_graphs(graphs, **weights)
-        if stress and self.loss.n_stresses == 0:
+        if stress and not any(STRESS_KEY in atoms.info for atoms in splits.train):
             raise ConfigError("The stress has a weight, but no training frame has a stress.")
         self.n_elements = len(checkpoint.numbers)
         self.module = checkpoint.module("float64", self.device, accelerate=config.accelerate)
@@ -312,6 +311,7 @@ class _Refiner:
             "gradient_equivalents": self.evaluations,
             "wall_s": wall_s,
             "history": records,
+            **({"replay_hash": self.replay_hash} if self.replay_hash else {}),
             "before": dict(self.checkpoint.metrics),
         }
         config = {**self.checkpoint.config, "refine": dataclasses.asdict(self.config)}

@@ -15,7 +15,6 @@ from pathlib import Path
 from ase import Atoms
 
 from ase_finetune.checkpoint import SEED, Checkpoint
-from ase_finetune.config import TrainConfig, from_mapping
 from ase_finetune.data.checks import check_structures
 from ase_finetune.data.read import (
     ENERGY_KEY,
@@ -25,10 +24,10 @@ from ase_finetune.data.read import (
     is_isolated_atom,
     read_frames,
 )
-from ase_finetune.data.splits import Splits
-from ase_finetune.errors import DataError
+from ase_finetune.data.splits import Splits, split_frames
+from ase_finetune.errors import ConfigError, DataError
 from ase_finetune.evaluate import predict_frames
-from ase_finetune.start import prepare
+from ase_finetune.foundations import load_foundation
 
 REPLAY = "replay"  # name of the set in errors
 _BUNDLED = SEED / "replay.h5"
@@ -83,8 +82,8 @@ def replay_frames(path: Path | None, foundation: Checkpoint) -> Replay:
             atoms.info.pop(name, None)
     _label(frames, foundation)
     note = (
-        f"Forgetting ({REPLAY}) is measured on {len(frames)} of {len(every)} frames of "
-        f"{path.name}: those of the elements of the training data."
+        f"Replay: {len(frames)} of {len(every)} frames of {path.name}, those of the elements of "
+        "the training data; their force errors show what is forgotten."
     )
     return Replay(frames, (note,))
 
@@ -104,7 +103,7 @@ def with_replay(
         The beginning of the training, ``prepare(splits, config).checkpoint``, whose E0s are those
         of the training data: its energies are at home among their labels.
     weight
-        Of each frame in the loss, where a training frame has 1.
+        Of each frame in the loss, where a training frame has 1; the settings' ``replay_weight``.
 
     Raises
     ------
@@ -128,19 +127,17 @@ def with_replay(
 def share_replay(
     splits: Splits, replay: Replay, foundation: Checkpoint, weight: float
 ) -> tuple[Splits, Replay]:
-    """Train on every second replay frame and measure forgetting on the others.
+    """Train on half of the replay frames and measure forgetting on the other, split by blocks.
 
     Raises
     ------
     DataError
-        If there are none.
+        If there are none, or too few.
     """
-    if not replay.frames:
-        raise DataError("There are no replay frames to train on: give some (--replay).")
-    fitted, measured = replay.frames[::2], replay.frames[1::2]
+    fitted, measured = halves(replay.frames)
     note = (
-        f"{len(fitted)} of these frames are trained on, labelled by the foundation, with weight "
-        f"{weight:g}; the other {len(measured)} are left to measure on."
+        f"{len(fitted)} of them are trained on, labelled by the foundation, with weight "
+        f"{weight:g}; errors are those of the other {len(measured)}."
     )
     return (
         with_replay(splits, fitted, foundation, weight),
@@ -148,34 +145,78 @@ def share_replay(
     )
 
 
+def halves(frames: Sequence[Atoms]) -> tuple[list[Atoms], list[Atoms]]:
+    """Return the replay frames to train on and those to measure on.
+
+    By blocks of each trajectory or configuration type, as `split_frames` does, so that neighbors
+    in a trajectory are not on both sides.
+
+    Raises
+    ------
+    DataError
+        If there are none, or too few.
+    """
+    if not frames:
+        raise DataError("There are no replay frames to train on: give some (--replay).")
+    try:
+        return split_frames(frames, valid_fraction=0.5)
+    except DataError as error:
+        raise DataError(
+            f"{len(frames)} replay frames are too few to train on some and measure on others: "
+            "give more, or replay weight 0."
+        ) from error
+
+
 def replay_of(
     tuned: Checkpoint, splits: Splits, path: Path | None = None, weight: float | None = None
 ) -> tuple[Splits, Replay]:
-    """Return the splits that a checkpoint was trained on with replay frames, for its refinement.
+    """Return splits with replay frames, for the refinement of a fine-tuned checkpoint.
 
     Parameters
     ----------
     tuned
-        A fine-tuned checkpoint.
+        Of the foundation that its settings name, which is loaded again.
     splits
         Its training data.
     path
-        The replay frames of its training, as for `replay_frames`.
+        Replay frames, as for `replay_frames`.
     weight
-        Of each (None: that of the training); 0 gives the splits as they are.
+        Of each. None: that of the training, whose frames these must then be. 0 gives the splits
+        as they are.
 
     Raises
     ------
-    DataError, ConfigError, FoundationError
-        If there are no frames, or the foundation that labels them cannot be loaded.
+    ConfigError
+        If it has no foundation, or that or the frames are not those of the training.
+    DataError, FoundationError
+        If there are no frames, or the foundation cannot be loaded.
     """
-    weight = float(tuned.config.get("replay_weight", 0.0)) if weight is None else weight
-    if weight == 0.0:
+    asked = float(tuned.config.get("replay_weight", 0.0)) if weight is None else weight
+    if asked == 0.0:
         return splits, Replay()
-    trained = {k: v for k, v in tuned.config.items() if k != "refine"}
-    start = prepare(splits, from_mapping(TrainConfig, trained)).checkpoint
-    foundation = dataclasses.replace(start, E0s=tuned.E0s)
-    return share_replay(splits, replay_frames(path, foundation), foundation, weight)
+    name = tuned.config.get("foundation", "scratch")
+    if tuned.stage == "zero_shot" or name == "scratch":
+        raise ConfigError(
+            "The checkpoint was not fine-tuned from a foundation, which would label replay frames."
+        )
+    loaded = load_foundation(
+        name, tuned.numbers, head=tuned.config["head"], dtype=tuned.config["default_dtype"]
+    )
+    if loaded.sha256 != tuned.foundation["sha256"]:
+        raise ConfigError(f"The foundation {name} has changed since the checkpoint was made.")
+    foundation = Checkpoint.from_module(
+        loaded.module,
+        tuned.E0s,
+        stage="zero_shot",
+        foundation={"name": loaded.name, "sha256": loaded.sha256},
+    )
+    replayed, measured = share_replay(splits, replay_frames(path, foundation), foundation, asked)
+    if weight is None and replayed.replay_hash() != tuned.metrics.get("replay_hash"):
+        raise ConfigError(
+            "These are not the replay frames of the training: give those by --replay, or others "
+            "with a --replay-weight of their own."
+        )
+    return replayed, measured
 
 
 def _label(frames: Sequence[Atoms], foundation: Checkpoint) -> None:

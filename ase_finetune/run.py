@@ -14,7 +14,7 @@ from ase_finetune.distributed import is_first
 from ase_finetune.errors import ConfigError
 from ase_finetune.lock import check_unlocked, locked
 from ase_finetune.refinement import loss_weights
-from ase_finetune.replay import replay_frames, share_replay
+from ase_finetune.replay import Replay, replay_frames, share_replay
 from ase_finetune.stages import Job, Reporter
 from ase_finetune.start import prepare
 from ase_finetune.tracking import FOLDER as EVENTS
@@ -151,12 +151,15 @@ def run_job(
     """
     before = _written(out)
     start = prepare(splits, config)
-    seen_again = replay_frames(replay, start.checkpoint)
+    first = is_first()
+    seen_again = Replay()
+    if first or config.replay_weight > 0:
+        seen_again = replay_frames(replay, start.checkpoint)
     if config.replay_weight > 0:
         splits, seen_again = share_replay(
             splits, seen_again, start.checkpoint, config.replay_weight
         )
-    if not is_first():
+    if not first:
         finetune(splits, config, start=start, out=out, resume=resume)
         return {}
     if resume:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shlex
 import sys
 import time
@@ -17,6 +18,7 @@ import yaml
 from ase_finetune.calculator import FineTunedCalculator
 from ase_finetune.checkpoint import Checkpoint, versions
 from ase_finetune.config import RefineConfig, TrainConfig
+from ase_finetune.data.read import WEIGHT_KEY
 from ase_finetune.data.splits import Splits
 from ase_finetune.data.units import label_notes
 from ase_finetune.evaluate import predict_frames
@@ -31,6 +33,10 @@ from properties.quantity import Curve, Quantity
 
 if TYPE_CHECKING:
     from systems.system import System
+
+
+# Weights of single labels, which mace-torch reads from frames.
+OTHER_WEIGHT = re.compile(r"config_\w+_weight")
 
 
 class Reporter(Protocol):
@@ -100,6 +106,12 @@ def data_notes(splits: Splits, config: TrainConfig) -> list[str]:
     notes = list(label_notes([*splits.train, *splits.valid]))
     if not config.uses_stress and any("REF_stress" in a.info for a in splits.train):
         notes.append("The frames have stress labels; --stress-weight is 0, so they are not used.")
+    weighed = sum(WEIGHT_KEY in a.info for a in splits.train)
+    if weighed:
+        notes.append(f"{weighed} training frames have a weight of their own ({WEIGHT_KEY}).")
+    others = sorted({key for a in splits.train for key in a.info if OTHER_WEIGHT.fullmatch(key)})
+    if others:
+        notes.append(f"{', '.join(others)} of the frames: not used, only {WEIGHT_KEY} is.")
     return notes
 
 

@@ -17,7 +17,7 @@ from ase_finetune.cuda_graphs import replayed
 from ase_finetune.data.splits import Splits
 from ase_finetune.determinism import repeatable
 from ase_finetune.distributed import Processes, joined
-from ase_finetune.errors import CheckpointError, ConfigError, UserError
+from ase_finetune.errors import CheckpointError, UserError
 from ase_finetune.evaluate import force_rmse, resolve_device
 from ase_finetune.gradients import Gradients
 from ase_finetune.graphs import Graph
@@ -88,8 +88,6 @@ def finetune(
     Processes of ``torchrun`` share the frames of every step; all return, the first alone writes.
     """
     begin = start or prepare(splits, config)
-    if config.replay_weight and not splits.replay:
-        raise ConfigError("replay_weight is given, but there are no replay frames to train on.")
     folder = None if out is None else Path(out)
     device = resolve_device(config.device)
     with joined(device) as processes, repeatable(device):
@@ -129,11 +127,14 @@ class _Trainer:
         self.device = resolve_device(config.device)
         checkpoint, dtype = start.checkpoint, config.default_dtype
         self.train = make_graphs(
-            training_frames(splits.fitted), checkpoint, dtype, stress=config.uses_stress
+            training_frames(splits.fitted(config.replay_weight)),
+            checkpoint,
+            dtype,
+            stress=config.uses_stress,
         )
         self.valid = make_graphs(validation_frames(splits), checkpoint, dtype, stress=False)
         self.epoch_frames = config.epoch_frames or len(self.train)
-        self.data_hash = splits.data_hash()
+        self.data_hash, self.replay_hash = splits.data_hash(), splits.replay_hash()
         self.n_elements = len(checkpoint.numbers)
         self.module = checkpoint.module(dtype, self.device, accelerate=config.accelerate)
         freeze(self.module, config.freeze)
@@ -339,6 +340,7 @@ class _Trainer:
             "wall_s": self.state.wall_s,
             "E0s": self.start.E0s.note,
             "history": self.state.records,
+            **({"replay_hash": self.replay_hash} if self.replay_hash else {}),
         }
         return Checkpoint.from_module(
             self.module,
@@ -363,6 +365,7 @@ class _Trainer:
             {
                 "config": config,
                 "data": self.data_hash,
+                "replay": self.replay_hash,
                 "foundation": dict(self.start.checkpoint.foundation),
             },
             sort_keys=True,

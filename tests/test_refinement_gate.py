@@ -114,6 +114,6 @@ def test_the_seed_brings_its_own_frames(splits):
     assert replay_frames(None, loaded).frames == ()
     replay = replay_frames(None, seed)
     frames = replay.frames
-    assert "on 115 of 115 frames" in replay.notes[0]
+    assert "115 of 115 frames" in replay.notes[0]
     assert len(frames) > 100 and {a.info["config_type"] for a in frames} >= {"mo_bulk", "ice"}
     assert all("REF_energy" not in a.info and "REF_forces" in a.arrays for a in frames)

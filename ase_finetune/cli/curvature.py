@@ -157,6 +157,8 @@ def curvature(
             structures,
             accelerate=accelerate,
         )
+        if config.replay_weight:
+            reporter.note("The loss is that of the training frames, without the replay frames.")
         reporter.note(study.estimate().text)
 
         def progress(title: str, done: int, total: int) -> None:

@@ -184,6 +184,8 @@ def _base(systems: list[str], changes: Mapping[str, Any]) -> dict[str, dict[str,
 
     if not systems:
         raise ConfigError("Name a system; `ase-finetune systems` lists them.")
+    if changes.get("replay_weight"):
+        raise ConfigError("A study has no replay frames; take replay_weight out of the settings.")
     for name in _OWN:
         if name in changes:
             raise ConfigError(f"A study sets {name} itself; take it out of the settings.")

@@ -154,18 +154,14 @@ def _check_finite(frames: Sequence[Atoms], stress: bool, name: str) -> None:
 
 
 def _check_weights(frames: Sequence[Atoms], name: str) -> None:
-    weights = [frame.info.get(WEIGHT_KEY, 1.0) for frame in frames]
-    for index, weight in enumerate(weights):
-        number = isinstance(weight, (int, float, np.number)) and not isinstance(weight, bool)
-        if not number or not 0.0 <= float(weight) < np.inf:
+    for index, frame in enumerate(frames):
+        weight = frame.info.get(WEIGHT_KEY, 1.0)
+        real = isinstance(weight, (int, float, np.integer, np.floating))
+        if not real or isinstance(weight, bool) or not 0.0 <= float(weight) < np.inf:
             raise DataError(
                 f"The weight ({WEIGHT_KEY}) of frame {index} of the {name} set is {weight!r}: give "
                 "a number that is not negative."
             )
-    if not any(weights):
-        raise DataError(
-            f"All frames of the {name} set have weight 0 ({WEIGHT_KEY}): none would count."
-        )
 
 
 def _check_elements(frames: Sequence[Atoms], elements: Sequence[int], name: str) -> None:

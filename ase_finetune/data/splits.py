@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
+from numpy.typing import ArrayLike
 
 from ase_finetune.data.checks import check_structures
 from ase_finetune.data.duplicates import check_leakage
@@ -25,7 +26,7 @@ from ase_finetune.data.read import (
     read_frames,
 )
 from ase_finetune.data.units import check_physics
-from ase_finetune.errors import DataError
+from ase_finetune.errors import ConfigError, DataError
 
 TRAJECTORY_KEYS = ("trajectory", "trajectory_id", "traj", "traj_id")
 _MOST_BLOCKS = 4
@@ -43,7 +44,7 @@ class Splits:
         Held-out sets by name, such as `test_id` and `test_ood`.
     replay
         Frames that the foundation labelled, fitted beside `train` so that it is not forgotten
-        (`ase_finetune.replay.with_replay`). They set no E0s, and no check of labels is for them.
+        (`ase_finetune.replay.with_replay`). They set no E0s and are not of the data of `items`.
     """
 
     train: list[Atoms]
@@ -136,9 +137,26 @@ class Splits:
         yield "valid", self.valid
         yield from self.tests.items()
 
-    @property
-    def fitted(self) -> list[Atoms]:
-        """All frames that the loss is over."""
+    def fitted(self, replay_weight: float) -> list[Atoms]:
+        """Return all frames that the loss is over.
+
+        Parameters
+        ----------
+        replay_weight
+            That of the settings, which replay frames must have; 0 if there are none.
+
+        Raises
+        ------
+        ConfigError
+            If they do not.
+        """
+        found = {float(atoms.info[WEIGHT_KEY]) for atoms in self.replay}
+        if found != ({replay_weight} if replay_weight else set()):
+            given = f"replay frames of weight {sorted(found)}" if found else "no replay frames"
+            raise ConfigError(
+                f"replay_weight is {replay_weight:g}, and the splits have {given}: make them with "
+                "`ase_finetune.replay`."
+            )
         return [*self.train, *self.replay]
 
     def check(self, *, stress: bool, elements: Sequence[int] | None = None) -> None:
@@ -159,6 +177,10 @@ class Splits:
         for name, frames in self.items():
             needed = stress and name in {"train", "valid"}
             check_structures(frames, stress=needed, elements=elements, name=name)
+        if not any(a.info.get(WEIGHT_KEY, 1.0) for a in self.train if not is_isolated_atom(a)):
+            raise DataError(
+                f"All frames to train on have weight 0 ({WEIGHT_KEY}): give some another weight."
+            )
         check_leakage(dict(self.items()))
         # Training and validation frames together give more pairs to judge by.
         check_physics([*self.train, *self.valid], stress=stress, name="train")
@@ -166,17 +188,24 @@ class Splits:
             check_physics(frames, stress=stress, name=name)
 
     def data_hash(self) -> str:
-        """SHA-256 over species, cells, positions, labels and weights of all sets, in order.
-
-        Of replay frames without the labels: the foundation's answers, which another number of
-        threads rounds otherwise.
-        """
+        """SHA-256 over species, cells, positions, labels and weights of all sets, in order."""
         digest = hashlib.sha256()
-        replay = [("replay", [_unlabelled(a) for a in self.replay])] if self.replay else []
-        for name, frames in [*self.items(), *replay]:
+        for name, frames in self.items():
             digest.update(f"{name}:{len(frames)};".encode())
             for frame in frames:
                 _update(digest, frame)
+        return digest.hexdigest()
+
+    def replay_hash(self) -> str | None:
+        """SHA-256 over the structures of the replay frames; None without.
+
+        Their labels follow from the foundation, and another processor rounds them otherwise.
+        """
+        if not self.replay:
+            return None
+        digest = hashlib.sha256()
+        for frame in self.replay:
+            _update_structure(digest, frame)
         return digest.hexdigest()
 
 
@@ -278,25 +307,29 @@ def _named_paths(
     return [(Path(path).stem, path) for path in tests]
 
 
-def _unlabelled(frame: Atoms) -> Atoms:
-    bare = Atoms(frame.numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
-    bare.info[WEIGHT_KEY] = frame.info[WEIGHT_KEY]
-    return bare
-
-
 def _update(digest: hashlib._Hash, frame: Atoms) -> None:
-    # Fixed byte order and width, so that the hash is the same on every machine.
-    numbers = np.asarray(frame.numbers, dtype="<i8")
-    digest.update(np.int64(len(numbers)).astype("<i8").tobytes() + numbers.tobytes())
-    digest.update(np.asarray(frame.pbc, dtype="u1").tobytes())
+    _update_structure(digest, frame)
     labels = (
         frame.info.get(ENERGY_KEY),
         frame.arrays.get(FORCES_KEY),
         frame.info.get(STRESS_KEY),
         *([frame.info[WEIGHT_KEY]] if WEIGHT_KEY in frame.info else []),
     )
-    for values in (frame.cell.array, frame.positions, *labels):
-        present = values is not None
-        digest.update(b"\x01" if present else b"\x00")
-        if present:
-            digest.update(np.ascontiguousarray(values, dtype="<f8").tobytes())
+    for values in labels:
+        digest.update(b"\x00" if values is None else b"\x01")
+        if values is not None:
+            _update_values(digest, values)
+
+
+def _update_structure(digest: hashlib._Hash, frame: Atoms) -> None:
+    # Fixed byte order and width, so that the hash is the same on every machine.
+    numbers = np.asarray(frame.numbers, dtype="<i8")
+    digest.update(np.int64(len(numbers)).astype("<i8").tobytes() + numbers.tobytes())
+    digest.update(np.asarray(frame.pbc, dtype="u1").tobytes())
+    for values in (frame.cell.array, frame.positions):
+        digest.update(b"\x01")
+        _update_values(digest, values)
+
+
+def _update_values(digest: hashlib._Hash, values: ArrayLike) -> None:
+    digest.update(np.ascontiguousarray(values, dtype="<f8").tobytes())

@@ -2,8 +2,8 @@
 
     python replay.py --weights 0 0.003 0.01 0.03 --seeds 1 2 3
 
-Every second of the seed's own frames of Mo is trained on with that weight, labelled by the seed;
-the others are measured in all rows. Prints one JSON line for each weight and training seed: force
+Half of the seed's own frames of Mo are trained on with that weight, labelled by the seed; the other
+half is measured in all rows. Prints one JSON line for each weight and training seed: force
 errors of all stages on the system's sets and on the measured replay frames (against the labels that
 they came with), lattice and elastic constants and the vacancy.
 """
@@ -19,7 +19,7 @@ from typing import Any
 from ase_finetune import Checkpoint, FineTunedCalculator, Splits, finetune, refine
 from ase_finetune.cli.options import resolve
 from ase_finetune.evaluate import predict_frames
-from ase_finetune.replay import Replay, replay_frames, share_replay
+from ase_finetune.replay import Replay, halves, replay_frames, share_replay
 from ase_finetune.start import prepare
 from properties import Quantity
 from systems import get_system
@@ -54,7 +54,7 @@ def row(weight: float, seed: int, epochs: int | None) -> dict[str, Any]:
     splits = Splits.from_named(system.frames())
     start = prepare(splits, config)
     every = replay_frames(None, start.checkpoint)
-    measured = Replay(every.frames[1::2])
+    measured = Replay(halves(every.frames)[1])
     if weight:
         splits, measured = share_replay(splits, every, start.checkpoint, weight)
     tuned = finetune(splits, config, start=start)
