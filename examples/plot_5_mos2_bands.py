@@ -84,8 +84,8 @@ models = {
 }
 cutoff = float(force_set.provenance["cutoff_Ry"])
 print(f"DFT: {name.split('_')[0]} supercell, {cutoff:g} Ry\n")
-counts = get_system("mos2").counts()
-print(f"frames: {counts['train']} to train on, {counts['valid']} to validate\n")
+frames = about["adam"]["frames"]
+print(f"frames: {frames['train']} to train on, {frames['valid']} to validate\n")
 figure = phonon_bands(
     {name: models[name] for name in ("zero-shot", "adam", "adam + LM")}, reference
 )

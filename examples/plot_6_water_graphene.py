@@ -160,7 +160,7 @@ if page.computing:
 runs = {name: page.load(file) for name, file in STRATEGIES.items()}
 zero_shot = page.load("zero_shot")
 print(f"\n{MOLECULES} H2O on {len(sheet())} C")
-frames = zero_shot["n_frames"]
+frames = zero_shot["frames"]
 print(f"frames: {frames['train']} to train on, {frames['valid']} to validate\n")
 print("force RMSE in meV/A; the last three are the elements on test_id")
 potentials_shown = {"zero-shot": zero_shot, **runs}
@@ -180,8 +180,7 @@ for name, run in runs.items():
         print(f"{'':16} the refinement was not accepted: these are the weights of Adam")
 
 # %%
-# Oxygen is the hardest: few frames hold few of its surroundings, and more frames, not more epochs,
-# would lower these errors.
+# The forces on oxygen are the hardest.
 #
 # What they show
 # --------------

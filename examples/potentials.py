@@ -118,7 +118,7 @@ def summary(system: str, checkpoint: str | Path) -> dict[str, Any]:
     return {
         "stage": loaded.stage,
         **made,
-        "n_frames": {name: len(training_frames(frames[name])) for name in ("train", "valid")},
+        "frames": {name: len(training_frames(frames[name])) for name in ("train", "valid")},
         "force_rmse_meV_per_A": {
             name: force_rmse(calculator, frames[name]) for name in ("valid", "test_id", "test_ood")
         },

@@ -34,10 +34,9 @@ LABEL = "cp2k"
 EV_PER_A2_IN_N_PER_M = units.m**2 / units.J
 CM_IN_THZ = 0.0299792458  # one inverse centimeter
 RAMAN = (
-    "Raman scattering of a single layer at room temperature, C. Lee et al., ACS Nano 4, 2695 "
-    "(2010), doi:10.1021/nn1003937"
+    "Raman scattering of a single layer, C. Lee et al., ACS Nano 4, 2695 (2010), "
+    "doi:10.1021/nn1003937, as quoted by https://mos2crystals.com/mos2-raman-spectroscopy"
 )
-# A single layer does not show these modes, layers whose mirror plane is broken do.
 FEW_LAYERS = (
     "resonant Raman scattering of a few layers, where a mode close to the silent one of the single "
     "layer is seen, N. Scheuschner et al., Phys. Rev. B 91 (2015), arXiv:1503.08980"
