@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -325,3 +329,21 @@ def test_errors_of_frames_do_not_depend_on_their_weights(splits, start):
         for f in (splits.valid, frames)
     )
     assert plain == other
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_with_and_without_them():
+    folder = Path(__file__).parents[1] / "examples" / "benchmarks"
+    options = ["--weights", "0", "0.01", "--seeds", "1", "--epochs", "1"]
+    done = subprocess.run(
+        [sys.executable, "replay.py", *options], cwd=folder, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    without, replayed = map(json.loads, done.stdout.splitlines())
+    assert without["frames"] == {"train": 32, "replay": 0}
+    assert replayed["frames"] == {"train": 32, "replay": 23}
+    for stage in ("zero_shot", "finetuned", "refined"):
+        assert without[stage].keys() == replayed[stage].keys()
+    assert without["zero_shot"] == replayed["zero_shot"]  # measured on the same frames
+    replay = [one["refined"]["force_rmse_meV_per_A"]["replay"] for one in (without, replayed)]
+    assert replay[1] < replay[0]
