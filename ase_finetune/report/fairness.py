@@ -61,8 +61,8 @@ def notes(runs: Runs) -> list[str]:
     known = [value for value in spent.values() if value]
     if known and max(known) > UNEQUAL * min(known):
         found.append(
-            f"The runs spent between {min(known):g} and {max(known):g} gradient equivalents; at "
-            "equal budgets their order may differ."
+            f"The runs spent between {round(min(known), 1):,g} and {round(max(known), 1):,g} "
+            "gradient equivalents; at equal budgets their order may differ."
         )
     silent = [label for label in runs if _data(runs, label) is None]
     if silent:

@@ -243,7 +243,7 @@ def facts(
         found.append(("Refinement", text))
     spent = []
     if budget.get("gradient_equivalents") is not None:
-        spent.append(f"{budget['gradient_equivalents']:g} gradient equivalents")
+        spent.append(f"{round(budget['gradient_equivalents'], 1):,g} gradient equivalents")
     if budget.get("wall_s") is not None:
         spent.append(duration(budget["wall_s"]))
     if spent:
