@@ -98,9 +98,12 @@ def soap(w, g, kept, lr, decay, betas=(0.95, 0.95), eps=1e-8, beta=0.95, refresh
     for side, product in (("L", g @ g.T), ("R", g.T @ g)):
         kept[side] = beta * kept.get(side, 0.0) + (1 - beta) * product
         if "Q" + side not in kept:
-            kept["Q" + side] = np.linalg.eigh(kept[side])[1]
+            kept["Q" + side] = np.linalg.eigh(kept[side])[1][:, ::-1]
         elif kept["t"] % refresh == 0:
-            kept["Q" + side] = np.linalg.qr(kept[side] @ kept["Q" + side])[0]
+            basis = kept["Q" + side]
+            order = np.argsort(-np.diag(basis.T @ kept[side] @ basis), kind="stable")
+            kept["v"] = kept["v"][order] if side == "L" else kept["v"][:, order]
+            kept["Q" + side] = np.linalg.qr(kept[side] @ basis[:, order])[0]
     return new
 
 

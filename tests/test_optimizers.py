@@ -171,6 +171,25 @@ def test_rounding_does_not_make_the_first_steps(name):
     assert float((moved[0] - moved[1]).norm()) < 1e-2 * float(moved[0].norm())
 
 
+def test_steps_of_soap_keep_their_size_where_the_bases_are_followed():
+    """A direction keeps its second moment: else large gradients meet the scale of small ones."""
+    rng = np.random.default_rng(3)
+    U, V = (np.linalg.qr(rng.normal(size=(24, 24)))[0] for _ in range(2))
+    sizes = np.geomspace(1.0, 1e-3, 24)
+    weight = torch.nn.Parameter(torch.zeros(24, 24, dtype=torch.float64))
+    optimizer = build_optimizer("soap", [weight], lr=1.0)
+    steps = []
+    for _ in range(45):
+        random = sizes[:, None] * rng.normal(size=(24, 24)) * sizes
+        weight.grad = torch.tensor(U @ random @ V.T)
+        before = weight.detach().clone()
+        optimizer.step()
+        steps.append(float((weight.detach() - before).square().mean().sqrt()))
+    # The first gradient makes bases, which the 11th, 21st, ... change for the steps after them.
+    for last in (10, 20, 30, 40):
+        assert steps[last + 1] < 1.5 * steps[last]
+
+
 def test_a_matrix_without_gradient_stays_under_muon():
     """Elements that a batch lacks have zero gradients; momentum made orthogonal never decays."""
     flat = torch.nn.Parameter(torch.ones(2 * 3 * 4, dtype=torch.float64))

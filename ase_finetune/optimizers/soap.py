@@ -17,11 +17,15 @@ class Soap(MatrixOptimizer):
 
     For each matrix G of gradients, L and R average ``G G^T`` and ``G^T G``; their eigenbases are
     followed by one power iteration with QR every ``refresh`` steps. Adam's second moment lives in
-    that basis, its first one in the original. A gradient steps in the basis of those before it,
-    so the first one only makes a basis: in its own it is diagonal but for rounding, which Adam's
-    ratio would blow up to the size of a step. Directions that the first gradient hardly has are
-    turned by rounding all the same, so runs agree to the bit on one machine, but other processors
-    or numbers of processes lead to other, equally good trajectories.
+    that basis, its first one in the original. QR sorts a basis by falling eigenvalue, step by
+    step; bases begin in that order, and before each iteration they and the second moments are put
+    in it (as in the authors' code), so that no direction meets the second moment of another.
+
+    A gradient steps in the basis of those before it, so the first one only makes a basis: in its
+    own it is diagonal but for rounding, which Adam's ratio would blow up to the size of a step.
+    Directions that the first gradient hardly has are turned by rounding all the same, so runs
+    agree to the bit on one machine, but other processors or numbers of processes lead to other,
+    equally good trajectories.
 
     Parameters
     ----------
@@ -93,21 +97,34 @@ class Soap(MatrixOptimizer):
                 moment = left.mT @ block.view(first) @ right / (1.0 - beta1**step)
                 block.view(direction).copy_(left @ (moment / scale) @ right.mT)
         for i, block in enumerate(blocks):
-            self._advance(state, i, block.view(flat), group)
+            self._advance(state, i, block, flat, group)
         return direction.view_as(gradient)
 
     @staticmethod
     def _advance(
-        state: dict[str, Any], i: int, matrices: torch.Tensor, group: dict[str, Any]
+        state: dict[str, Any], i: int, block: Block, gradient: torch.Tensor, group: dict[str, Any]
     ) -> None:
         """Take a gradient into the averages of one block, and follow their eigenbases."""
+        matrices = block.view(gradient)
         products = {"left": matrices @ matrices.mT, "right": matrices.mT @ matrices}
         for side, product in products.items():
             averages, bases = state[side], state[f"{side}_basis"]
             if len(averages) == i:
                 averages.append(product * (1.0 - group["shampoo_beta"]))
-                bases.append(torch.linalg.eigh(averages[i])[1])
+                bases.append(torch.linalg.eigh(averages[i])[1].flip(-1))
                 continue
             averages[i].lerp_(product, 1.0 - group["shampoo_beta"])
             if state["step"] % group["refresh"] == 0:
-                bases[i] = torch.linalg.qr(averages[i] @ bases[i])[0]
+                order = _falling(averages[i], bases[i])
+                second = block.view(state["exp_avg_sq"])
+                along = order[:, :, None] if side == "left" else order[:, None, :]
+                second.copy_(second.take_along_dim(along, 1 if side == "left" else 2))
+                sorted_basis = bases[i].take_along_dim(order[:, None, :], 2)
+                bases[i] = torch.linalg.qr(averages[i] @ sorted_basis)[0]
+
+
+def _falling(average: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
+    """Return the order of the columns of a basis by falling ``q^T A q``, shape (matrices, n)."""
+    along = (basis * (average @ basis)).sum(1)
+    found: torch.Tensor = torch.sort(along, dim=1, descending=True, stable=True).indices
+    return found
