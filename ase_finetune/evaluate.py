@@ -70,6 +70,20 @@ class Predictions:
             len(self.n_atoms),
         )
 
+    def energy_offset(self) -> tuple[float, float]:
+        """Return the median error of the energies and its spread, eV/atom; NaN without labels.
+
+        The spread is 1.48 times the median distance from that median, the standard deviation of
+        errors that are normal. Far beyond it, an offset is of other atomic energies or another
+        level of theory, not of the model's forces.
+        """
+        errors = (self.energy - self.energy_ref) / self.n_atoms
+        errors = errors[~np.isnan(errors)]
+        if not errors.size:
+            return float("nan"), float("nan")
+        middle = float(np.median(errors))
+        return middle, 1.4826 * float(np.median(np.abs(errors - middle)))
+
     def errors_by_type(self) -> dict[str, Errors]:
         """Return the errors of each configuration type, in order of appearance."""
         types = np.array(self.config_type)

@@ -129,7 +129,10 @@ class _Refiner:
         weights = loss_weights(checkpoint.config, config)
         fitted = splits.fitted(float(checkpoint.config.get("replay_weight", 0.0)))
         frames, valid = training_frames(fitted), training_frames(splits.valid)
-        self.replay_hash = splits.replay_hash()
+        self.fit_hashes = splits.fit_hashes()
+        # The training's has the test sets, too, which these may lack.
+        known = checkpoint.metrics.get("fit_hash") == self.fit_hashes["fit_hash"]
+        self.data_hash = checkpoint.data_hash if known else splits.data_hash()
         stress = weights["stress_weight"] > 0
         graphs = make_graphs(frames, checkpoint, "float64", stress=stress)
         self.graphs = graphs
@@ -311,7 +314,7 @@ class _Refiner:
             "gradient_equivalents": self.evaluations,
             "wall_s": wall_s,
             "history": records,
-            **({"replay_hash": self.replay_hash} if self.replay_hash else {}),
+            **self.fit_hashes,
             "before": dict(self.checkpoint.metrics),
         }
         config = {**self.checkpoint.config, "refine": dataclasses.asdict(self.config)}
@@ -322,7 +325,7 @@ class _Refiner:
             foundation=self.checkpoint.foundation,
             config=config,
             metrics=metrics,
-            data_hash=self.checkpoint.data_hash,
+            data_hash=self.data_hash,
             dispersion=self.checkpoint.dispersion,
         )
 

@@ -103,7 +103,7 @@ def compute_properties(
 
 def data_notes(splits: Splits, config: TrainConfig) -> list[str]:
     """Return what the user should know of the labels before an hour is spent on them."""
-    notes = list(label_notes([*splits.train, *splits.valid]))
+    notes = [*splits.notes, *label_notes([*splits.train, *splits.valid])]
     if not config.uses_stress and any("REF_stress" in a.info for a in splits.train):
         notes.append("The frames have stress labels; --stress-weight is 0, so they are not used.")
     weighed = sum(WEIGHT_KEY in a.info for a in splits.train)

@@ -134,7 +134,7 @@ class _Trainer:
         )
         self.valid = make_graphs(validation_frames(splits), checkpoint, dtype, stress=False)
         self.epoch_frames = config.epoch_frames or len(self.train)
-        self.data_hash, self.replay_hash = splits.data_hash(), splits.replay_hash()
+        self.data_hash, self.fit_hashes = splits.data_hash(), splits.fit_hashes()
         self.n_elements = len(checkpoint.numbers)
         self.module = checkpoint.module(dtype, self.device, accelerate=config.accelerate)
         freeze(self.module, config.freeze)
@@ -340,7 +340,7 @@ class _Trainer:
             "wall_s": self.state.wall_s,
             "E0s": self.start.E0s.note,
             "history": self.state.records,
-            **({"replay_hash": self.replay_hash} if self.replay_hash else {}),
+            **self.fit_hashes,
         }
         return Checkpoint.from_module(
             self.module,
@@ -365,7 +365,7 @@ class _Trainer:
             {
                 "config": config,
                 "data": self.data_hash,
-                "replay": self.replay_hash,
+                "replay": self.fit_hashes.get("replay_hash"),
                 "foundation": dict(self.start.checkpoint.foundation),
             },
             sort_keys=True,

@@ -340,9 +340,9 @@ def test_one_split_name_for_all_splits_nothing(tmp_path):
 def test_split_names_without_train_are_refused(tmp_path):
     frames = labelled(copper(4), "REF_energy", "REF_forces", "REF_stress")
     for index, frame in enumerate(frames):
-        frame.info["split"] = "valid" if index == 0 else "training"
+        frame.info["split"] = "valid" if index == 0 else "test"
     ase.io.write(tmp_path / "frames.xyz", frames)
-    with pytest.raises(DataError, match=r"no 'train' set among \['training', 'valid'\]"):
+    with pytest.raises(DataError, match=r"no 'train' set among \['test', 'valid'\]"):
         Splits.from_files(tmp_path / "frames.xyz")
 
 

@@ -16,6 +16,7 @@ from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.cli.app import app
 from ase_finetune.cli.options import resolve
 from ase_finetune.errors import ConfigError
+from ase_finetune.data.splits import Splits
 from ase_finetune.evaluate import predict_frames
 
 
@@ -110,15 +111,16 @@ def test_bad_settings(values):
         RefineConfig(method="lm", **values)
 
 
-def test_recipes_and_the_command_take_the_method(splits, tuned, tmp_path):
+def test_recipes_and_the_command_take_the_method(splits, tiny_config, tmp_path):
     assert resolve({"refine": {"method": "lm", "damping": 0.1}}, 7)[1] == RefineConfig(
         method="lm", damping=0.1, evaluations=7
     )
     from ase.io import write
 
-    tuned.save(tmp_path / "tuned")
     write(tmp_path / "train.xyz", splits.train)
     write(tmp_path / "valid.xyz", splits.valid)
+    own = Splits.from_files(tmp_path / "train.xyz", valid=tmp_path / "valid.xyz", stress=True)
+    finetune(own, tiny_config).save(tmp_path / "tuned")
     arguments = ["refine", str(tmp_path / "tuned"), "--method", "lm", "--evaluations", "30"]
     for name in ("data", "valid"):
         arguments += [f"--{name}", str(tmp_path / f"{'train' if name == 'data' else name}.xyz")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,8 @@ import typer
 
 from ase_finetune.cli.arguments import (
     MACE_KEYS,
+    SPLIT_BY,
+    VALID_FRACTION,
     Accelerate,
     Checkpoint,
     Data,
@@ -22,6 +23,7 @@ from ase_finetune.cli.arguments import (
     OutFolder,
     Overwrite,
     Replay,
+    ResultsFolder,
     Resume,
     SplitBy,
     StressKey,
@@ -36,7 +38,8 @@ from ase_finetune.cli.doctor import doctor
 from ase_finetune.cli.export import export
 from ase_finetune.cli.guard import guarded
 from ase_finetune.cli.options import resolve, train_options
-from ase_finetune.cli.properties import FORMS
+from ase_finetune.cli.properties import FORMS, check_new
+from ase_finetune.cli.refine import refine
 from ase_finetune.cli.report import report
 from ase_finetune.cli.results import show
 from ase_finetune.cli.study import study
@@ -109,8 +112,8 @@ def train(
     valid: ValidFile = None,
     test: Annotated[list[Path] | None, typer.Option(help="Test frames; repeatable.")] = None,
     system: SystemName = None,
-    valid_fraction: ValidFraction = 0.1,
-    split_by: SplitBy = "trajectory",
+    valid_fraction: ValidFraction = VALID_FRACTION,
+    split_by: SplitBy = SPLIT_BY,
     energy_key: EnergyKey = MACE_KEYS[0],
     forces_key: ForcesKey = MACE_KEYS[1],
     stress_key: StressKey = MACE_KEYS[2],
@@ -189,100 +192,6 @@ def _load(checkpoint: str) -> Any:
 
 @app.command()
 @guarded
-def refine(
-    checkpoint: Checkpoint,
-    data: TrainFile = None,
-    valid: ValidFile = None,
-    system: SystemName = None,
-    method: Annotated[str, typer.Option(help="lbfgs or lm (Levenberg-Marquardt).")] = "lbfgs",
-    evaluations: Annotated[int, typer.Option(help="Budget of full-batch gradients.")] = 80,
-    history: Annotated[int, typer.Option(help="Pairs that L-BFGS keeps.")] = 20,
-    proximal: Annotated[
-        float, typer.Option(help="Weight of the squared distance to the start.")
-    ] = 0.0,
-    nvt_gate_ps: Annotated[
-        float, typer.Option(help="Length of a dynamics that the weights must survive (0: none).")
-    ] = 0.0,
-    nvt_gate_K: Annotated[
-        float, typer.Option("--nvt-gate-K", help="Temperature of that dynamics, K.")
-    ] = 300.0,
-    replay: Replay = None,
-    replay_weight: Annotated[
-        float | None,
-        typer.Option(help="Weight of replay frames  (default: that of the training)"),
-    ] = None,
-    valid_fraction: ValidFraction = 0.1,
-    split_by: SplitBy = "trajectory",
-    energy_key: EnergyKey = MACE_KEYS[0],
-    forces_key: ForcesKey = MACE_KEYS[1],
-    stress_key: StressKey = MACE_KEYS[2],
-    out: Annotated[Path, typer.Option(help="Folder of the refined checkpoint.")] = Path("refined"),
-    overwrite: Annotated[bool, typer.Option(help="Replace the checkpoint in --out.")] = False,
-    device: Device = "cpu",
-    accelerate: Accelerate = True,
-    as_json: Json = False,
-) -> None:
-    """Refine a checkpoint by L-BFGS or Levenberg-Marquardt, kept only if validation improves."""
-    from ase_finetune.config import RefineConfig
-    from ase_finetune.nvt_gate import gate_for
-    from ase_finetune.refinement import loss_weights
-    from ase_finetune.refinement import refine as refine_checkpoint
-    from ase_finetune.replay import replay_of
-    from ase_finetune.terminal import TerminalReporter
-
-    config = RefineConfig(
-        method=method,
-        evaluations=evaluations,
-        history=history,
-        proximal=proximal,
-        nvt_gate_ps=nvt_gate_ps,
-        nvt_gate_K=nvt_gate_K,
-        device=device,
-        accelerate=accelerate,
-    )
-    if out.exists() and not ((out / "checkpoint.json").is_file() and overwrite):
-        raise ConfigError(f"{out} exists; choose another --out, or --overwrite a checkpoint there.")
-    loaded = _load(checkpoint)
-    stress = loss_weights(loaded.config, config)["stress_weight"] > 0
-    splits, _ = splits_of(
-        data,
-        valid,
-        [],
-        system,
-        valid_fraction,
-        split_by,
-        (energy_key, forces_key, stress_key),
-        stress,
-    )
-    splits.check(stress=stress, elements=loaded.numbers)
-    splits, seen_again = replay_of(loaded, splits, replay, replay_weight)
-    if replay_weight is not None:
-        changed = {**loaded.config, "replay_weight": replay_weight}
-        loaded = dataclasses.replace(loaded, config=changed)
-    with TerminalReporter() as reporter:
-        for note in seen_again.notes:
-            reporter.note(note)
-        gate = gate_for(splits, config, out.with_name(f"{out.name}_refused"))
-        result = refine_checkpoint(loaded, splits, config, progress=reporter.record, gate=gate)
-        if "note" in result.metrics:
-            reporter.note(result.metrics["note"])
-    result.save(out)
-    summary = {k: v for k, v in result.metrics.items() if k not in ("history", "before")}
-    if as_json:
-        typer.echo(json.dumps({"checkpoint": str(out), **summary}, indent=1))
-        return
-    before, after = (
-        result.metrics[k]
-        for k in ("valid_force_rmse_before_meV_per_A", "valid_force_rmse_meV_per_A")
-    )
-    verdict = "accepted" if result.metrics["accepted"] else "not accepted: weights unchanged"
-    typer.echo(
-        f"Validation force RMSE {before:.2f} -> {after:.2f} meV/A ({verdict})\nCheckpoint: {out}"
-    )
-
-
-@app.command()
-@guarded
 def evaluate(
     checkpoint: Checkpoint,
     data: Data = None,
@@ -293,7 +202,7 @@ def evaluate(
     dtype: Annotated[str, typer.Option(help="float32 or float64")] = "float64",
     device: Device = "cpu",
     accelerate: Accelerate = True,
-    out: OutFolder = None,
+    out: ResultsFolder = None,
     as_json: Json = False,
 ) -> None:
     """Print a checkpoint's errors on labelled frames, per configuration type."""
@@ -304,8 +213,10 @@ def evaluate(
 
     if dtype not in DTYPE_NAMES:
         raise ConfigError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPE_NAMES)}.")
+    check_new(out)
     loaded = _load(checkpoint)
     results: dict[str, Any] = {"errors": {}, "errors_by_type": {}}
+    notes = []
     for name, frames in frames_of(data, system, (energy_key, forces_key, stress_key)).items():
         check_frames(frames, stress=False, elements=loaded.numbers, name=name)
         predictions = predict_frames(
@@ -317,10 +228,26 @@ def evaluate(
         results["errors_by_type"].setdefault(loaded.stage, {})[name] = {
             kind: dataclasses.asdict(e) for kind, e in predictions.errors_by_type().items()
         }
+        notes += _offset_note(name, *predictions.energy_offset())
+    if notes:
+        results["notes"] = notes
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "results.json", results)
     show(results, as_json)
+    for note in notes if not as_json else ():
+        typer.echo(note)
+
+
+def _offset_note(name: str, offset: float, spread: float) -> list[str]:
+    """Say so where the energy errors are an offset more than anything else."""
+    if not abs(offset) > max(0.01, 3.0 * spread):
+        return []
+    return [
+        f"{name}: the energies lie {1e3 * offset:+.4g} meV/atom from the labels, with a spread of "
+        f"{1e3 * spread:.3g}: the checkpoint's E0s, or its level of theory, are not those of these "
+        "frames. `train` fits E0s first."
+    ]
 
 
 @app.command()
@@ -339,7 +266,7 @@ def properties(
     ] = None,
     device: Device = "cpu",
     accelerate: Accelerate = True,
-    out: OutFolder = None,
+    out: ResultsFolder = None,
     as_json: Json = False,
 ) -> None:
     """Compute a system's properties with a checkpoint, or any ASE calculator, beside DFT.
@@ -375,6 +302,7 @@ def properties(
         raise UserError(f"No value for {', '.join(failures)}: {next(iter(failures.values()))}")
 
 
+app.command()(refine)
 app.command()(systems)
 app.command()(study)
 app.command()(curvature)

@@ -15,7 +15,10 @@ ForcesKey = Annotated[str, typer.Option(help="Key of the force labels.")]
 StressKey = Annotated[str, typer.Option(help="Key of the stress labels.")]
 Keys = tuple[str, str, str]
 MACE_KEYS: Keys = ("REF_energy", "REF_forces", "REF_stress")
+VALID_FRACTION, SPLIT_BY = 0.1, "trajectory"
 OutFolder = Annotated[Path | None, typer.Option(help="Folder of the run.")]
+ResultsFolder = Annotated[Path | None, typer.Option(help="A new folder for the results.")]
+Weight = Annotated[float | None, typer.Option(help="Loss weight (default: as trained).")]
 Checkpoint = Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint folder, or seed.")]
 Data = Annotated[
     list[Path] | None,
@@ -25,13 +28,19 @@ SystemName = Annotated[
     str | None,
     typer.Option("--system", help="Use the frames of a bundled system."),
 ]
-TrainFile = Annotated[Path | None, typer.Option("--data", help="Training frames.")]
-ValidFile = Annotated[Path | None, typer.Option("--valid", help="Validation frames.")]
+TrainFile = Annotated[
+    list[Path] | None, typer.Option("--data", help="Training frames; repeatable.")
+]
+ValidFile = Annotated[
+    list[Path] | None, typer.Option("--valid", help="Validation frames; repeatable.")
+]
 ValidFraction = Annotated[
     float,
-    typer.Option(help="Share of each trajectory or type held out, in blocks, without --valid."),
+    typer.Option(help="Share of each trajectory or type held out, in blocks, if none is named."),
 ]
-SplitBy = Annotated[str, typer.Option(help="trajectory or config_type")]
+SplitBy = Annotated[
+    str, typer.Option(help="trajectory, config_type, or another info key of every frame.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")]
 Accelerate = Annotated[
     bool,

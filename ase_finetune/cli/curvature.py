@@ -24,6 +24,7 @@ from ase_finetune.cli.arguments import (
     SystemName,
     TrainFile,
     ValidFraction,
+    Weight,
 )
 from ase_finetune.cli.data import splits_of
 from ase_finetune.cli.guard import guarded
@@ -45,7 +46,6 @@ NOTE = (
     "rank: effective; lmax, lmin of the true Hessian under P, and the lr*lmax that is stable; "
     "left: share of the linearized loss after the filter's steps, at the default and the best lr."
 )
-Weight = Annotated[float | None, typer.Option(help="Loss weight (default: as trained).")]
 
 
 @guarded

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ase_finetune.cli.arguments import Keys
+from ase_finetune.cli.arguments import MACE_KEYS, SPLIT_BY, VALID_FRACTION, Keys
 from ase_finetune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def splits_of(
-    data: Path | None,
-    valid: Path | None,
+    data: list[Path] | None,
+    valid: list[Path] | None,
     tests: list[Path],
     system: str | None,
     valid_fraction: float,
@@ -29,16 +29,23 @@ def splits_of(
     Raises
     ------
     ConfigError
-        If neither or both are given.
+        If neither or both are given, or options for files with a system.
     """
     from ase_finetune.data.splits import Splits
     from systems import get_system
 
-    if (data is None) == (system is None):
+    if (not data) == (system is None):
         raise ConfigError("Give either --data with your frames or --system with a bundled one.")
     if system is not None:
+        _refuse_for_systems(
+            valid=valid,
+            test=tests,
+            valid_fraction=valid_fraction != VALID_FRACTION,
+            split_by=split_by != SPLIT_BY,
+            **_keys(keys),
+        )
         return Splits.from_named(get_system(system).frames()), system
-    assert data is not None
+    assert data
     energy, forces, stress_key = keys
     splits = Splits.from_files(
         data,
@@ -51,7 +58,7 @@ def splits_of(
         stress_key=stress_key,
         stress=stress,
     )
-    return splits, data.stem
+    return splits, "+".join(path.stem for path in data)
 
 
 def frames_of(data: list[Path] | None, system: str | None, keys: Keys) -> dict[str, list[Atoms]]:
@@ -60,7 +67,7 @@ def frames_of(data: list[Path] | None, system: str | None, keys: Keys) -> dict[s
     Raises
     ------
     ConfigError
-        If neither or both are given, or two files share a name.
+        If neither or both are given, keys with a system, or two files share a name.
     """
     from ase_finetune.data.read import read_frames
     from systems import get_system
@@ -68,6 +75,7 @@ def frames_of(data: list[Path] | None, system: str | None, keys: Keys) -> dict[s
     if (not data) == (system is None):
         raise ConfigError("Give either --data with labelled frames or --system with a bundled one.")
     if system is not None:
+        _refuse_for_systems(**_keys(keys))
         return get_system(system).frames()
     energy, forces, stress = keys
     found: dict[str, list[Atoms]] = {}
@@ -78,3 +86,16 @@ def frames_of(data: list[Path] | None, system: str | None, keys: Keys) -> dict[s
             path, energy_key=energy, forces_key=forces, stress_key=stress
         )
     return found
+
+
+def _keys(keys: Keys) -> dict[str, bool]:
+    names = ("energy_key", "forces_key", "stress_key")
+    return {n: key != usual for n, key, usual in zip(names, keys, MACE_KEYS, strict=True)}
+
+
+def _refuse_for_systems(**given: object) -> None:
+    flags = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if flags:
+        raise ConfigError(
+            f"A bundled system has its own frames and sets: leave out {', '.join(flags)}."
+        )

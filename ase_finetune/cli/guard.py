@@ -10,7 +10,7 @@ import typer
 
 from ase_finetune.errors import UserError
 
-_SAVED = "; what is finished is saved, and --resume goes on from there"
+_SAVED = "; epochs that were finished are saved, and --resume goes on from them"
 _GOES_ON = {
     "train": _SAVED,
     "run": _SAVED,

@@ -79,6 +79,18 @@ def any_calculator(spec: str, arguments: str | None, device: str) -> Any:
         ) from error
 
 
+def check_new(out: Path | None) -> None:
+    """Keep results that a folder already holds.
+
+    Raises
+    ------
+    ConfigError
+        If there are such, of a run or of anything else.
+    """
+    if out is not None and any((out / name).exists() for name in ("results.json", "figures")):
+        raise ConfigError(f"{out} already holds results; choose another --out.")
+
+
 def compute(
     system: System,
     names: Sequence[str],
@@ -101,10 +113,9 @@ def compute(
     from ase_finetune.terminal import TerminalReporter
 
     folder = ResultFolder(out or Path(), {"system": system.name, "calculator": origin})
+    check_new(out)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        if any((out / name).exists() for name in ("results.json", "figures")):
-            raise ConfigError(f"{out} already holds results; choose another --out.")
 
     with TerminalReporter() as reporter:
 

@@ -114,8 +114,8 @@ def _check_labels(frames: Sequence[Atoms], stress: bool, name: str) -> None:
 def _missing(without: Sequence[int], frames: Sequence[Atoms], kind: str, name: str) -> None:
     if not without:
         return
-    others = label_keys(frames)[kind]
     key = {"energy": ENERGY_KEY, "forces": FORCES_KEY}[kind]
+    others = [name for name in label_keys(frames)[kind] if name != key]
     hint = f" (keys that look like it: {', '.join(others)})" if others else ""
     raise DataError(
         f"{len(without)} of {len(frames)} frames of the {name} set (first: {without[0]}) have no "

@@ -6,17 +6,16 @@ Labels are `info["REF_energy"]` (eV), `arrays["REF_forces"]` (eV/A) and `info["R
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from numpy.typing import ArrayLike
 
 from ase_finetune.data.checks import check_structures
 from ase_finetune.data.duplicates import check_leakage
+from ase_finetune.data.hashes import hash_of_sets, hash_of_structures
 from ase_finetune.data.read import (
     ENERGY_KEY,
     FORCES_KEY,
@@ -30,9 +29,11 @@ from ase_finetune.errors import ConfigError, DataError
 
 TRAJECTORY_KEYS = ("trajectory", "trajectory_id", "traj", "traj_id")
 _MOST_BLOCKS = 4
+_MEANT = {"val": "valid", "validation": "valid", "dev": "valid", "training": "train"}
+Paths = str | Path | Sequence[str | Path]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Splits:
     """Named sets of labelled frames.
 
@@ -45,16 +46,31 @@ class Splits:
     replay
         Frames that the foundation labelled, fitted beside `train` so that it is not forgotten
         (`ase_finetune.replay.with_replay`). They set no E0s and are not of the data of `items`.
+    notes
+        What the user should know of how the sets were made.
     """
 
     train: list[Atoms]
     valid: list[Atoms]
     tests: dict[str, list[Atoms]] = field(default_factory=dict)
     replay: list[Atoms] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        counts = [f"{name}={len(frames)}" for name, frames in self.items()]
+        return f"<Splits {' '.join([*counts, f'replay={len(self.replay)}'])}>"
 
     @classmethod
     def from_named(cls, named: Mapping[str, Sequence[Atoms]]) -> Splits:
-        """Make splits of sets named `train`, `valid` and, by any other name, test sets."""
+        """Make splits of sets named `train`, `valid` and, by any other name, test sets.
+
+        Raises
+        ------
+        DataError
+            If one of the two is missing, or has another spelling.
+        """
+        for name in named:
+            _check_spelling(name)
         for name in ("train", "valid"):
             if name not in named:
                 raise DataError(f"There is no {name!r} set among {sorted(named)}: name one so.")
@@ -64,9 +80,9 @@ class Splits:
     @classmethod
     def from_files(
         cls,
-        train: str | Path,
+        train: Paths,
         *,
-        valid: str | Path | None = None,
+        valid: Paths | None = None,
         tests: Mapping[str, str | Path] | Sequence[str | Path] = (),
         valid_fraction: float = 0.1,
         by: str = "trajectory",
@@ -78,15 +94,15 @@ class Splits:
     ) -> Splits:
         """Read splits from files.
 
-        Without a validation file, the splits that the frames name in `info["split"]` are taken
-        if every frame names one and there are several; otherwise `split_frames` holds out
+        If the frames of `train` name several sets in `info["split"]`, they are those; if not, all
+        are to train on. Where no validation frames are named or given, `split_frames` holds out
         `valid_fraction`.
 
         Parameters
         ----------
         train, valid, tests
-            Files for `read_frames`. Test sets are named by the mapping's keys, or by the file
-            names without their suffix.
+            Files for `read_frames`, of `train` and `valid` one or several. Test sets are named by
+            the mapping's keys, or by the file names without their suffix.
         valid_fraction, by, seed
             As in `split_frames`.
         energy_key, forces_key, stress_key
@@ -97,39 +113,50 @@ class Splits:
         Raises
         ------
         DataError
-            As `read_frames` and `split_frames` do, or if two test sets get one name.
+            As `read_frames` and `split_frames` do, if only some frames name a set, or if two sets
+            get one name.
         """
 
-        def read(path: str | Path, needs_stress: bool | None) -> list[Atoms]:
-            return read_frames(
-                path,
-                energy_key=energy_key,
-                forces_key=forces_key,
-                stress_key=stress_key,
-                stress=needs_stress,
-            )
+        def read(paths: Paths, needs_stress: bool | None) -> list[Atoms]:
+            return [
+                atoms
+                for path in ([paths] if isinstance(paths, str | Path) else paths)
+                for atoms in read_frames(
+                    path,
+                    energy_key=energy_key,
+                    forces_key=forces_key,
+                    stress_key=stress_key,
+                    stress=needs_stress,
+                )
+            ]
 
         fit_stress = True if stress else None
         frames = read(train, fit_stress)
-        named: dict[str, list[Atoms]] = {}
+        notes: tuple[str, ...] = ()
+        named = _named_by_frames(frames)
+        if named and "train" not in named:
+            return cls.from_named(named)  # which says what is missing
+        named = named or {"train": frames}
+        if valid is not None and "valid" in named:
+            raise DataError(
+                "A file of validation frames is given, and the frames to train on name a set "
+                "'valid' of their own (info['split']): leave one of the two out."
+            )
         if valid is not None:
-            named = {"train": frames, "valid": read(valid, fit_stress)}
-        elif all("split" in frame.info for frame in frames):
-            for frame in frames:
-                named.setdefault(str(frame.info["split"]), []).append(frame)
-            if len(named) == 1:
-                named = {}  # one name for all, as our HDF5 gives frames without one, splits nothing
-            elif "train" not in named:
-                return cls.from_named(named)  # which says what is missing
-        if "train" not in named or "valid" not in named:
-            pool = named.pop("train", frames)
+            named["valid"] = read(valid, fit_stress)
+        elif "valid" not in named:
+            pool = named["train"]
             kept, held = split_frames(pool, valid_fraction=valid_fraction, by=by, seed=seed)
-            named = {"train": kept, "valid": held, **named}
+            named |= {"train": kept, "valid": held}
+            notes = (
+                f"Validation: {len(held)} of {len(pool)} frames are held out, in blocks of "
+                f"consecutive ones (by {by}); --valid FILE or info['split'] names others.",
+            )
         for name, path in _named_paths(tests):
             if name in named:
                 raise DataError(f"Two sets are called {name!r}: rename one of the test files.")
             named[name] = read(path, False)
-        return cls.from_named(named)
+        return replace(cls.from_named(named), notes=notes)
 
     def items(self) -> Iterator[tuple[str, list[Atoms]]]:
         """Yield (name, frames), training first."""
@@ -189,24 +216,23 @@ class Splits:
 
     def data_hash(self) -> str:
         """SHA-256 over species, cells, positions, labels and weights of all sets, in order."""
-        digest = hashlib.sha256()
-        for name, frames in self.items():
-            digest.update(f"{name}:{len(frames)};".encode())
-            for frame in frames:
-                _update(digest, frame)
-        return digest.hexdigest()
+        return hash_of_sets(self.items())
+
+    def fit_hashes(self) -> dict[str, str]:
+        """Hashes of what weights were made with: `fit_hash`, and `replay_hash` if there are such.
+
+        The first is SHA-256 over training and validation frames, as `data_hash` with the tests.
+        """
+        found = {"fit_hash": hash_of_sets([("train", self.train), ("valid", self.valid)])}
+        replay = self.replay_hash()
+        return found if replay is None else {**found, "replay_hash": replay}
 
     def replay_hash(self) -> str | None:
         """SHA-256 over the structures of the replay frames; None without.
 
         Their labels follow from the foundation, and another processor rounds them otherwise.
         """
-        if not self.replay:
-            return None
-        digest = hashlib.sha256()
-        for frame in self.replay:
-            _update_structure(digest, frame)
-        return digest.hexdigest()
+        return hash_of_structures(self.replay) if self.replay else None
 
 
 def split_frames(
@@ -307,29 +333,26 @@ def _named_paths(
     return [(Path(path).stem, path) for path in tests]
 
 
-def _update(digest: hashlib._Hash, frame: Atoms) -> None:
-    _update_structure(digest, frame)
-    labels = (
-        frame.info.get(ENERGY_KEY),
-        frame.arrays.get(FORCES_KEY),
-        frame.info.get(STRESS_KEY),
-        *([frame.info[WEIGHT_KEY]] if WEIGHT_KEY in frame.info else []),
-    )
-    for values in labels:
-        digest.update(b"\x00" if values is None else b"\x01")
-        if values is not None:
-            _update_values(digest, values)
+def _named_by_frames(frames: Sequence[Atoms]) -> dict[str, list[Atoms]]:
+    """Return the sets that frames name in `info["split"]`; none if they name one or none."""
+    named: dict[str, list[Atoms]] = {}
+    without = [index for index, frame in enumerate(frames) if "split" not in frame.info]
+    if len(without) == len(frames):
+        return named
+    if without:
+        raise DataError(
+            f"{len(without)} of {len(frames)} frames to train on (first: {without[0]}) do not say "
+            "in info['split'] to which set they belong, as the others do: name it in all or none."
+        )
+    for frame in frames:
+        named.setdefault(str(frame.info["split"]), []).append(frame)
+    for name in named:
+        _check_spelling(name)
+    # One name for all, as our HDF5 gives frames without one, splits nothing.
+    return named if len(named) > 1 else {}
 
 
-def _update_structure(digest: hashlib._Hash, frame: Atoms) -> None:
-    # Fixed byte order and width, so that the hash is the same on every machine.
-    numbers = np.asarray(frame.numbers, dtype="<i8")
-    digest.update(np.int64(len(numbers)).astype("<i8").tobytes() + numbers.tobytes())
-    digest.update(np.asarray(frame.pbc, dtype="u1").tobytes())
-    for values in (frame.cell.array, frame.positions):
-        digest.update(b"\x01")
-        _update_values(digest, values)
-
-
-def _update_values(digest: hashlib._Hash, values: ArrayLike) -> None:
-    digest.update(np.ascontiguousarray(values, dtype="<f8").tobytes())
+def _check_spelling(name: str) -> None:
+    meant = _MEANT.get(name.lower(), name.lower())
+    if meant in {"train", "valid"} and name != meant:
+        raise DataError(f"There is a set {name!r}: call it {meant!r}, or it is only tested on.")

@@ -1,0 +1,87 @@
+"""Sets of frames from files: none is lost, and none is trained on that names another set."""
+
+from __future__ import annotations
+
+import pytest
+from ase.io import write
+from conftest import cu_frames
+
+from ase_finetune.data.splits import Splits
+from ase_finetune.errors import DataError
+
+
+def named_frames(names):
+    frames = cu_frames(len(names), 1)
+    for frame, name in zip(frames, names, strict=True):
+        if name is not None:
+            frame.info["split"] = name
+    return frames
+
+
+@pytest.fixture
+def file(tmp_path):
+    def make(names, name="frames.xyz"):
+        write(tmp_path / name, named_frames(names))
+        return tmp_path / name
+
+    return make
+
+
+def counts(splits):
+    return {name: len(frames) for name, frames in splits.items()}
+
+
+def test_several_files_are_one_set(tmp_path):
+    for i, n in enumerate((7, 5, 2, 2)):
+        write(tmp_path / f"{i}.xyz", cu_frames(n, i))
+    paths = [tmp_path / f"{i}.xyz" for i in range(4)]
+    assert counts(Splits.from_files(paths[:2], valid=paths[2:])) == {"train": 12, "valid": 4}
+
+
+def test_a_frame_without_a_set_is_not_trained_on(file):
+    path = file(["train"] * 5 + ["valid", "test", None])
+    with pytest.raises(DataError, match=r"1 of 8 frames to train on \(first: 7\) do not say"):
+        Splits.from_files(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("val", "valid"), ("Validation", "valid"), ("dev", "valid"), ("Train", "train")],
+)
+def test_other_spellings_are_no_test_sets(name, meant, file):
+    path = file(["valid" if meant == "train" else "train"] * 5 + [name, name])
+    with pytest.raises(DataError, match=f"a set '{name}': call it '{meant}'"):
+        Splits.from_files(path)
+    frames = cu_frames(2, 1)
+    with pytest.raises(DataError, match=f"call it '{meant}'"):
+        Splits.from_named({"train": frames, "valid": frames, name: frames})
+
+
+def test_validation_frames_of_another_file_leave_tests_out_of_training(file, tmp_path):
+    write(tmp_path / "valid.xyz", cu_frames(3, 2))
+    path = file(["train"] * 5 + ["test", "test"])
+    found = counts(Splits.from_files(path, valid=tmp_path / "valid.xyz"))
+    assert found == {"train": 5, "test": 2, "valid": 3}
+    path = file(["train"] * 5 + ["valid", "test"], "own.xyz")
+    with pytest.raises(DataError, match="leave one of the two out"):
+        Splits.from_files(path, valid=tmp_path / "valid.xyz")
+
+
+def test_notes_say_what_is_held_out(file):
+    (note,) = Splits.from_files(file([None] * 12)).notes
+    assert note.startswith("Validation: 1 of 12 frames are held out, in blocks")
+    assert Splits.from_files(file(["train"] * 5 + ["valid"])).notes == ()
+
+
+def test_a_set_shows_its_counts():
+    frames = cu_frames(3, 1)
+    assert repr(Splits(frames[:2], frames[2:])) == "<Splits train=2 valid=1 replay=0>"
+
+
+def test_hash_of_the_fit_is_without_tests():
+    frames = cu_frames(4, 1)
+    own = Splits(frames[:2], frames[2:3])
+    tested = Splits(frames[:2], frames[2:3], {"test": frames[3:]})
+    assert own.fit_hashes() == tested.fit_hashes()
+    assert own.data_hash() != tested.data_hash()
+    assert own.fit_hashes() != Splits(frames[:1], frames[1:3]).fit_hashes()
