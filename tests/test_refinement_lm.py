@@ -16,7 +16,6 @@ from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.cli.app import app
 from ase_finetune.cli.options import resolve
 from ase_finetune.errors import ConfigError
-from ase_finetune.data.splits import Splits
 from ase_finetune.evaluate import predict_frames
 
 
