@@ -231,8 +231,11 @@ class TrainConfig:
 
     def resolved(self) -> dict[str, Any]:
         """Return all settings as they are used, with what the optimizer decides filled in."""
+        from ase_finetune.optimizers import optimizer_info
+
         return {
             **dataclasses.asdict(self),
+            "lr": optimizer_info(self.optimizer).lr if self.lr is None else self.lr,
             "warmup_fraction": self.warmup,
             "ema_decay": self.averaging,
         }

@@ -106,6 +106,14 @@ def data_notes(splits: Splits, config: TrainConfig) -> list[str]:
     notes = [*splits.notes, *label_notes([*splits.train, *splits.valid])]
     if not config.uses_stress and any("REF_stress" in a.info for a in splits.train):
         notes.append("The frames have stress labels; --stress-weight is 0, so they are not used.")
+    known = {symbol for a in splits.train for symbol in a.symbols}
+    for name, frames in splits.tests.items():
+        foreign = sorted({symbol for a in frames for symbol in a.symbols} - known)
+        if foreign:
+            notes.append(
+                f"{name} has {', '.join(foreign)}, of which no training frame has any: its "
+                "energies rest on E0s that these data leave open."
+            )
     weighed = sum(WEIGHT_KEY in a.info for a in splits.train)
     if weighed:
         notes.append(f"{weighed} training frames have a weight of their own ({WEIGHT_KEY}).")

@@ -199,6 +199,7 @@ def test_systems_exports_what_train_reads(folder, tmp_path):
     path = tmp_path / "mo.xyz"
     result = call("systems", "mo", "--export", path)
     assert result.exit_code == 0, result.output
+    assert "; the 7 reference structures are not among them" in result.stdout
     frames = read_frames(path)
     bundled = get_system("mo").frames()
     assert len(frames) == sum(map(len, bundled.values()))

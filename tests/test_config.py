@@ -12,7 +12,7 @@ from ase_finetune.cli.options import HELP, read_config
 from ase_finetune.config import RefineConfig, TrainConfig, from_mapping
 from ase_finetune.errors import ConfigError
 from ase_finetune.evaluate import resolve_device
-from ase_finetune.optimizers import build_optimizer, list_optimizers
+from ase_finetune.optimizers import build_optimizer, list_optimizers, optimizer_info
 from ase_finetune.weights import frozen
 
 
@@ -43,6 +43,12 @@ from ase_finetune.weights import frozen
 def test_bad_training_settings(values, sentence):
     with pytest.raises(ConfigError, match=sentence):
         from_mapping(TrainConfig, values)
+
+
+@pytest.mark.parametrize("name", list_optimizers())
+def test_resolved_settings_hold_the_learning_rate(name):
+    assert TrainConfig(optimizer=name).resolved()["lr"] == optimizer_info(name).lr
+    assert TrainConfig(optimizer=name, lr=0.5).resolved()["lr"] == 0.5
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import pytest
 from ase.io import write
 from conftest import cu_frames
 
+from ase_finetune import TrainConfig
 from ase_finetune.data.splits import Splits
 from ase_finetune.errors import DataError
+from ase_finetune.stages import data_notes
 
 
 def named_frames(names):
@@ -85,3 +87,15 @@ def test_hash_of_the_fit_is_without_tests():
     assert own.fit_hashes() == tested.fit_hashes()
     assert own.data_hash() != tested.data_hash()
     assert own.fit_hashes() != Splits(frames[:1], frames[1:3]).fit_hashes()
+
+
+def test_elements_that_only_a_test_set_has_are_told():
+    frames = cu_frames(4, 1)
+    foreign = frames[3].copy()
+    foreign.symbols[0] = "Au"
+    notes = data_notes(Splits(frames[:2], frames[2:3], {"alloy": [foreign]}), TrainConfig())
+    assert any(
+        note.startswith("alloy has Au, of which no training frame has any") for note in notes
+    )
+    notes = data_notes(Splits(frames[:2], frames[2:3], {"own": frames[3:]}), TrainConfig())
+    assert not any("E0s" in note for note in notes)

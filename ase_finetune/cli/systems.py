@@ -79,7 +79,9 @@ def systems(
         if name is None:
             raise ConfigError("Name the system to export, as in `systems mo --export mo.xyz`.")
         count = export_frames(chosen[name], export)
-        typer.echo(f"{count} frames in {export}")
+        left = chosen[name].counts().get("reference", 0)
+        rest = f"; the {left} reference structures are not among them" if left else ""
+        typer.echo(f"{count} frames in {export}{rest}")
         return
     if as_json:
         typer.echo(json.dumps({key: described(system) for key, system in chosen.items()}, indent=1))
