@@ -28,6 +28,7 @@ from ase_finetune.data.read import (
 from ase_finetune.data.units import check_physics
 from ase_finetune.errors import ConfigError, DataError
 
+REPLAY = "replay"  # name of the set that shows what is forgotten
 TRAJECTORY_KEYS = ("trajectory", "trajectory_id", "traj", "traj_id")
 _MOST_BLOCKS = 4
 
@@ -201,12 +202,15 @@ class Splits:
 
         Their labels follow from the foundation, and another processor rounds them otherwise.
         """
-        if not self.replay:
-            return None
-        digest = hashlib.sha256()
-        for frame in self.replay:
-            _update_structure(digest, frame)
-        return digest.hexdigest()
+        return structures_hash(self.replay) if self.replay else None
+
+
+def structures_hash(frames: Sequence[Atoms]) -> str:
+    """SHA-256 over species, cells and positions of frames, in order."""
+    digest = hashlib.sha256()
+    for frame in frames:
+        _update_structure(digest, frame)
+    return digest.hexdigest()
 
 
 def split_frames(
