@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 SKIN = 0.5  # A
 ROUNDING = 1e-6  # A, more than that of any distance
+LONGEST = 100.0  # cutoffs along a direction that is not periodic
 
 
 @dataclass(frozen=True)
@@ -123,13 +124,18 @@ def pairs(atoms: Atoms, r_max: float) -> Neighbors:
 
 
 def bounding_cell(atoms: Atoms, r_max: float) -> NDArray[np.float64]:
-    """Fill the directions that are not periodic with vectors too long to matter."""
+    """Fill the directions that are not periodic with vectors too long to matter.
+
+    Atoms may lie outside along these.
+    """
     cell = np.array(atoms.cell.array, dtype=float)
     pbc = np.asarray(atoms.pbc)
     if pbc.all():
         return cell
     extent = float(np.ptp(atoms.positions, axis=0).max()) if len(atoms) else 0.0
-    length = 2.0 * (extent + r_max) + 10.0
+    # A search allocates bins of about a cutoff all over the box. Where it is open, atoms outside
+    # are counted to the bins at its faces, so that a shorter box finds the same pairs.
+    length = min(2.0 * (extent + r_max) + 10.0, LONGEST * r_max)
     periodic = [cell[i] for i in range(3) if pbc[i]]
     if not periodic:
         return np.eye(3) * length

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 from collections.abc import Iterator
 
@@ -14,7 +15,8 @@ from ase.neighborlist import neighbor_list
 from mace_kinds import random_mace
 
 from ase_finetune import Checkpoint, FineTunedCalculator
-from ase_finetune.neighbors import VerletList
+from ase_finetune.neighbors import VerletList, bounding_cell
+from ase_finetune.neighbors import pairs as search
 
 R_MAX = 4.0
 
@@ -61,6 +63,44 @@ def test_every_pair_of_a_full_search_is_there_and_no_other(name):
         assert len(ours) > len(atoms)
         np.testing.assert_array_equal(ours, ours[np.lexsort(ours.T[::-1])])
         np.testing.assert_array_equal(ours, theirs[np.lexsort(theirs.T[::-1])])
+
+
+def cluster(distance: float, pbc: tuple[bool, bool, bool]) -> Atoms:
+    """Two clouds of atoms that are far apart along every open direction, and atoms on their own."""
+    rng = np.random.default_rng(3)
+    cell = np.diag(np.where(pbc, 9.0, 0.0)) + np.where(pbc, 0.4, 0.0)[:, None]
+    positions = rng.uniform(-4.0, 4.0, (30, 3))
+    positions[12:24] += distance * ~np.array(pbc) * (1.0, -0.7, 0.3)
+    positions[24:] += distance * ~np.array(pbc) * rng.normal(size=(6, 3))
+    return Atoms("H30", positions, cell=cell, pbc=pbc)
+
+
+@pytest.mark.filterwarnings("error:Ratio of simulation cell")  # which ends in a lack of memory
+@pytest.mark.parametrize("distance", [0.0, 60.0, 3e3, 1e4, 1e7])
+@pytest.mark.parametrize("pbc", [(False,) * 3, (True, False, False), (True, False, True)])
+def test_atoms_may_be_any_distance_apart(distance, pbc):
+    atoms = cluster(distance, pbc)
+    images = [np.arange(-2, 3) if periodic else (0,) for periodic in pbc]
+    expected = []
+    for shift in itertools.product(*images):
+        ends = atoms.positions + np.array(shift) @ atoms.cell.array
+        apart = np.linalg.norm(ends[None] - atoms.positions[:, None], axis=2)
+        found = np.argwhere(apart < R_MAX)
+        expected += [(*pair, *shift) for pair in found if any(shift) or pair[0] != pair[1]]
+    near = search(atoms, R_MAX).ordered()
+    assert len(expected) > 30
+    np.testing.assert_array_equal(
+        np.column_stack((*near.edge_index, near.unit_shifts)), sorted(expected)
+    )
+
+
+def test_the_box_of_ordinary_systems_is_as_it_was():
+    """Its length decides the order in which pairs are found, and so the last bits of results."""
+    for make in SYSTEMS.values():
+        atoms = make()
+        extent = np.ptp(atoms.positions, axis=0).max()
+        lengths = np.linalg.norm(bounding_cell(atoms, R_MAX), axis=1)
+        np.testing.assert_array_equal(lengths[~atoms.pbc], 2.0 * (extent + R_MAX) + 10.0)
 
 
 def test_a_trajectory_is_searched_seldom_and_a_strained_cell_only_twice():
