@@ -114,6 +114,35 @@ class VerletList:
         return last.found.within(self.r_max, atoms)
 
 
+def near_origin(
+    atoms: Atoms, cell: NDArray[np.float64], neighbors: Neighbors
+) -> tuple[NDArray[np.float64], Neighbors]:
+    """Wrap atoms into the cell and move them all so that the origin is in their middle.
+
+    Parameters
+    ----------
+    atoms
+        Left as they are.
+    cell
+        Shape (3, 3), of full rank; that of atoms along periodic directions.
+    neighbors
+        Of atoms.
+
+    Returns
+    -------
+    positions, neighbors
+        The same pairs with the same vectors. Atoms that are far apart along a direction that is
+        not periodic remain so.
+    """
+    crossed = np.floor(np.linalg.solve(cell.T, atoms.positions.T).T)
+    crossed[:, ~atoms.pbc] = 0.0
+    positions = atoms.positions - crossed @ cell
+    positions -= 0.5 * (positions.min(axis=0) + positions.max(axis=0))
+    sender, receiver = neighbors.edge_index
+    shifts = neighbors.unit_shifts + (crossed[receiver] - crossed[sender]).astype(np.int64)
+    return positions, Neighbors(neighbors.edge_index, shifts)
+
+
 def pairs(atoms: Atoms, r_max: float) -> Neighbors:
     """Find all pairs of atoms within a cutoff (A), images of an atom with itself included."""
     cell = bounding_cell(atoms, r_max)

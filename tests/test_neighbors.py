@@ -15,6 +15,8 @@ from ase.neighborlist import neighbor_list
 from mace_kinds import random_mace
 
 from ase_finetune import Checkpoint, FineTunedCalculator
+from ase_finetune.architecture import DTYPES
+from ase_finetune.graphs import build_graph
 from ase_finetune.neighbors import VerletList, bounding_cell
 from ase_finetune.neighbors import pairs as search
 
@@ -157,6 +159,38 @@ def test_results_are_the_same_bits_whatever_was_calculated_before(calc, name):
         assert fresh.keys() == found.keys()
         for key, values in fresh.items():
             np.testing.assert_array_equal(values, found[key])
+
+
+def far_away(atoms: Atoms) -> Atoms:
+    """Move all atoms far from the origin, and each by cell vectors of its own."""
+    moved = atoms.copy()
+    crossed = np.random.default_rng(2).integers(-300, 300, (len(atoms), 3)) * atoms.pbc
+    moved.positions += crossed @ atoms.cell.array + (1e4, -5e3, 3e3)
+    return moved
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_float32_keeps_its_digits_far_from_the_origin(calc, name):
+    low = FineTunedCalculator(calc.checkpoint, dtype="float32")
+    atoms = SYSTEMS[name]()
+    atoms.positions += 1.7  # so that no atom rests on a face of the cell
+    for configuration in (atoms, far_away(atoms)):
+        exact, rounded = (c.evaluate_batch([configuration])[0] for c in (calc, low))
+        largest = np.abs(exact["forces"]).max()
+        assert np.abs(rounded["forces"] - exact["forces"]).max() < 1e-5 * largest
+        if name == "crystal":
+            np.testing.assert_allclose(rounded["stress"], exact["stress"], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_only_float32_frames_with_large_coordinates_are_moved(name):
+    near = SYSTEMS[name]()
+    for atoms, dtype in ((near, "float32"), (near, "float64"), (far_away(near), "float64")):
+        graph = build_graph(atoms, [1, 6, 8, 42], R_MAX, dtype=DTYPES[dtype])
+        np.testing.assert_array_equal(graph.positions, atoms.positions.astype(dtype))
+        np.testing.assert_array_equal(graph.unit_shifts, search(atoms, R_MAX).unit_shifts)
+    graph = build_graph(far_away(near), [1, 6, 8, 42], R_MAX, dtype=DTYPES["float32"])
+    assert graph.positions.abs().max() < 10.0
 
 
 def test_lists_are_not_pickled_nor_shared_by_copies(calc):
