@@ -116,6 +116,18 @@ class TestWeights:
         valid = weighted(splits.valid, [0] * len(splits.valid))  # where weights do not count
         dataclasses.replace(splits, valid=valid).check(stress=False)
 
+    def test_a_training_starts_from_frames_that_count(self, splits, config, tiny_config):
+        few = dataclasses.replace(splits, train=splits.train[:8])
+        frames = weighted(splits.train, [1] * 8 + [0] * 2)
+        for atoms in frames[8:]:
+            atoms.set_cell(atoms.cell.array * 1.1, scale_atoms=True)
+            atoms.info["REF_energy"] += 50.0
+            atoms.arrays["REF_forces"] = 3.0 * atoms.arrays["REF_forces"]
+        more = dataclasses.replace(splits, train=frames)
+        for settings in (dataclasses.replace(config, replay_weight=0.0), tiny_config):
+            alone, beside = (prepare(s, settings).checkpoint for s in (few, more))
+            assert beside.fingerprint() == alone.fingerprint()
+
     def test_a_frame_without_labels_has_no_weight(self, splits, start):
         (frame,) = weighted(splits.train[:1], ["heavy"])
         graph = build_graph(frame, start.checkpoint.numbers, 4.0, dtype=torch.float64)
