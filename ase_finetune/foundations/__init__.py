@@ -90,11 +90,10 @@ def load_foundation(
     path = SEED if str(name) == "seed" else Path(name)
     if path.is_dir():
         try:
-            checkpoint = Checkpoint.load(path)
+            checkpoint, digest = Checkpoint.load_hashed(path)
         except CheckpointError as error:
             raise FoundationError(f"Foundation {name}: {error}") from error
         module, E0s = single_head(checkpoint.module(), head), dict(checkpoint.E0s)
-        digest = _sha256(path / "model.safetensors")
     else:
         file = path if path.is_file() else _download(str(name))
         module = single_head(_unpickle(file), head)
