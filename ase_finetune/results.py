@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ase_finetune.checkpoint_files import write_synced
 from properties.errors import PropertyError
 from properties.quantity import Comparison, Curve, Quantity, compare
 
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file atomically."""
+    """Write a file atomically; the old one stays until the new one is on disk."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    write_synced(temporary, text.encode("utf-8"))
     os.replace(temporary, path)
 
 
