@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from systems.system import System
 
 
+FIGURES = "figures"  # folder of the pictures
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file atomically; the old one stays until the new one is on disk."""
     temporary = path.with_name(f".{path.name}.tmp")
@@ -81,7 +84,7 @@ class ResultFolder:
         stage: str,
         system: System,
         note: Callable[[str], None],
-        into: str = "figures",
+        into: str = FIGURES,
     ) -> None:
         """Add one result, write all results, and draw it into a folder of this folder."""
         self.add_quantities(stage, result.quantities(stage), system)

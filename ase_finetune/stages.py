@@ -25,7 +25,7 @@ from ase_finetune.evaluate import predict_frames
 from ase_finetune.nvt_gate import gate_for
 from ase_finetune.refinement import refine
 from ase_finetune.replay import Replay
-from ase_finetune.results import ResultFolder, write_text
+from ase_finetune.results import FIGURES, ResultFolder, write_text
 from ase_finetune.start import Start
 from ase_finetune.tracking import Events, StepLog, Tracking
 from ase_finetune.trainer import finetune
@@ -259,7 +259,7 @@ class Job:
                 reporter,
                 stage,
                 lambda result: folder.keep(
-                    result, stage, system, reporter.note, f"figures/{stage}"
+                    result, stage, system, reporter.note, f"{FIGURES}/{stage}"
                 ),
             )
             folder.results["failures"][stage] = failures

@@ -182,6 +182,22 @@ def test_of_two_commands_on_one_folder_one_ends_with_2_and_a_sentence(tmp_path):
     assert Checkpoint.load(tmp_path / "run" / "checkpoints" / "finetuned").stage == "finetuned"
 
 
+def test_pictures_of_a_run_that_is_replaced_go_with_it(tmp_path):
+    """The new report would show them where the new run has drawn none."""
+    from ase_finetune.run import check_folder, make_folder
+
+    picture = tmp_path / "figures" / "finetuned" / "phonons.png"
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(b"")
+    with pytest.raises(ConfigError, match="already holds a run"):
+        check_folder(tmp_path, overwrite=False, resume=False)
+    make_folder(tmp_path, keep=True)
+    assert picture.exists()
+    check_folder(tmp_path, overwrite=True, resume=False)
+    make_folder(tmp_path, keep=False)
+    assert not (tmp_path / "figures").exists()
+
+
 def test_a_file_is_on_disk_before_it_replaces_another(tmp_path, monkeypatch):
     """Otherwise a machine that stops may leave an empty results.json."""
     done = []
