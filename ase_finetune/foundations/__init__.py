@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ase_finetune._mace import quiet_and_safe
+from ase_finetune._mace import calculators
 from ase_finetune.architecture import DTYPES, check_couplings, describe, prune, single_head
 from ase_finetune.checkpoint import SEED, Checkpoint
 from ase_finetune.errors import CheckpointError, FoundationError
@@ -55,9 +55,7 @@ def foundation_names() -> list[str]:
 
 def _catalog() -> Any:
     """Return mace-torch's module of names and downloads."""
-    with quiet_and_safe():
-        from mace.calculators import foundations_models
-    return foundations_models
+    return calculators("foundations_models")
 
 
 def load_foundation(
