@@ -18,6 +18,7 @@ from ase.calculators.calculator import (
     register_calculator_class,
 )
 from ase.calculators.mixing import SumCalculator
+from ase.outputs import Properties, all_outputs
 
 from ase_finetune.architecture import DTYPES
 from ase_finetune.calculator_checks import check_configuration, check_distances, check_finite
@@ -218,6 +219,11 @@ class FineTunedCalculator(Calculator):
         if "stress" in properties and self.atoms.cell.rank < 3:
             raise PropertyNotImplementedError("Stress needs a cell with three vectors.")
         self.results = self.evaluate_batch([self.atoms])[0]
+
+    def export_properties(self) -> Properties:
+        """Return the results that ASE has a name for; the variances of a committee have none."""
+        known = {name: value for name, value in self.results.items() if name in all_outputs}
+        return Properties(known)
 
     def evaluate_batch(
         self, configurations: Sequence[Atoms], *, batch_atoms: int | None = None

@@ -222,6 +222,11 @@ class Checkpoint:
             If it is absent, damaged, foreign, of a newer format, or gives other energies here
             than where it was written.
         """
+        return cls.load_hashed(path)[0]
+
+    @classmethod
+    def load_hashed(cls, path: str | Path) -> tuple[Checkpoint, str]:
+        """Read a folder as :meth:`load` does; return also the SHA-256 of the weights' file."""
         folder = SEED if str(path) == "seed" else Path(path)
         document, payload = _read(folder)
         try:
@@ -241,7 +246,7 @@ class Checkpoint:
             dispersion=document.get("dispersion"),
         )
         result._verify(document["probe"], folder)
-        return result
+        return result, str(document["tensors_sha256"])
 
     def _verify(self, expected: Mapping[str, Any], folder: Path) -> None:
         """Compare with the probe stored at saving: library changes must not pass unseen."""

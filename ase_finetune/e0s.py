@@ -9,8 +9,10 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 
-from ase_finetune.data.read import is_isolated_atom
+from ase_finetune.data.read import ENERGY_KEY, WEIGHT_KEY, is_isolated_atom
 from ase_finetune.errors import ConfigError, DataError
+
+SAME_ATOM = 1e-6  # eV, between labels of one isolated element
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,34 @@ class E0s:
     note: str
 
 
+def counted(frames: Sequence[Atoms]) -> list[Atoms]:
+    """Return the frames that may set E0s: all but those of weight 0.
+
+    Isolated atoms are never in the loss, so that their weight says nothing and is not looked at.
+    """
+    return [a for a in frames if _counts(a)]
+
+
+def _counts(atoms: Atoms) -> bool:
+    return is_isolated_atom(atoms) or float(atoms.info.get(WEIGHT_KEY, 1.0)) > 0.0
+
+
+def _isolated_energies(frames: Sequence[Atoms]) -> dict[int, float]:
+    """Return the label of each isolated element, eV; refuse two that differ."""
+    values: dict[int, float] = {}
+    for atoms in frames:
+        if not is_isolated_atom(atoms):
+            continue
+        number, energy = int(atoms.numbers[0]), float(atoms.info[ENERGY_KEY])
+        before = values.setdefault(number, energy)
+        if abs(energy - before) > SAME_ATOM:
+            raise DataError(
+                f"Isolated atoms of {chemical_symbols[number]} have different energies "
+                f"({before:.6f} and {energy:.6f} eV): keep the one that is right."
+            )
+    return values
+
+
 def _fit(
     frames: Sequence[Atoms], target: np.ndarray, elements: Sequence[int]
 ) -> tuple[np.ndarray, int]:
@@ -44,6 +74,7 @@ def _fit(
         free = ~free
     solution, _, rank, _ = np.linalg.lstsq(rows[~free], values[~free], rcond=1e-8)
     if rank < len(elements) and free.any():
+        _isolated_energies(frames)
         _, _, basis = np.linalg.svd(rows[~free])
         null = basis[rank:].T
         rest = values[free] - rows[free] @ solution
@@ -76,7 +107,8 @@ def resolve_E0s(
         foundation prediction, which keeps its binding; ``foundation``; ``average``: least squares
         of the labels; ``isolated``: from isolated-atom frames; or ``{symbol: eV}``.
     frames
-        Training frames with ``REF_energy``, isolated atoms among them.
+        Training frames with ``REF_energy``, isolated atoms among them. Those of weight 0 are left
+        out, see :func:`counted`.
     elements
         Atomic numbers of the model.
     foundation_E0s, foundation_energies
@@ -88,7 +120,7 @@ def resolve_E0s(
     ConfigError
         If a given mapping lacks an element or there is no foundation to take E0s from.
     DataError
-        If isolated atoms are asked for and absent, or no frame has an energy.
+        If isolated atoms are asked for and absent or decide and differ, or no frame has an energy.
     """
     if isinstance(mode, Mapping):
         unknown = [s for s in mode if s not in atomic_numbers]
@@ -106,17 +138,14 @@ def resolve_E0s(
         if foundation_E0s is None:
             raise ConfigError("E0s 'foundation' needs a foundation; use average or isolated.")
         return E0s({z: float(foundation_E0s[z]) for z in elements}, "E0s: the foundation's")
-    labelled = [i for i, a in enumerate(frames) if "REF_energy" in a.info]
+    labelled = [i for i, a in enumerate(frames) if ENERGY_KEY in a.info and _counts(a)]
     if not labelled:
         raise DataError(
             "No training frame has an energy label, so E0s cannot be fitted; "
             "use E0s 'foundation' or give them."
         )
     if mode == "isolated":
-        values = {}
-        for i in labelled:
-            if is_isolated_atom(frames[i]):
-                values[int(frames[i].numbers[0])] = float(frames[i].info["REF_energy"])
+        values = _isolated_energies([frames[i] for i in labelled])
         lacking = [chemical_symbols[z] for z in elements if z not in values]
         if lacking:
             raise DataError(
@@ -124,7 +153,7 @@ def resolve_E0s(
                 f"add it, or use E0s 'estimated'."
             )
         return E0s({z: values[z] for z in elements}, "E0s: labels of isolated atoms")
-    labels = np.array([float(frames[i].info["REF_energy"]) for i in labelled])
+    labels = np.array([float(frames[i].info[ENERGY_KEY]) for i in labelled])
     chosen = [frames[i] for i in labelled]
     if mode == "average" or foundation_E0s is None or foundation_energies is None:
         fit, rank = _fit(chosen, labels, elements)

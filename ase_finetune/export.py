@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ase_finetune._mace import quiet_and_safe
+from ase_finetune._mace import calculators, quiet_and_safe
 from ase_finetune.architecture import DTYPES, dtype_name
 from ase_finetune.checkpoint import Checkpoint, write_synced
 from ase_finetune.errors import CheckpointError, ConfigError
@@ -112,9 +112,9 @@ def _for_lammps(module: Any) -> Any:
         # TorchScript is deprecated and says so of every layer; LAMMPS's pair style needs it.
         warnings.simplefilter("ignore")
         from e3nn.util import jit
-        from mace.calculators.lammps_mace import LAMMPS_MACE
 
-        return jit.compile(LAMMPS_MACE(module, head=module.heads[0]))
+        lammps = calculators("lammps_mace").LAMMPS_MACE
+        return jit.compile(lammps(module, head=module.heads[0]))
 
 
 def _write(target: Path, payload: bytes) -> None:

@@ -14,8 +14,9 @@ from ase import Atoms
 
 from ase_finetune.data.read import WEIGHT_KEY
 from ase_finetune.errors import DataError
-from ase_finetune.neighbors import Neighbors, bounding_cell, pairs
+from ase_finetune.neighbors import Neighbors, bounding_cell, near_origin, pairs
 
+FAR = 100.0  # A, where float32 begins to cost forces digits: 4e-6 A of a position
 KEEP_BYTES = 5e8  # of the graphs of one set
 
 
@@ -26,7 +27,7 @@ class Graph:
     Attributes
     ----------
     positions
-        Shape (N, 3), A.
+        Shape (N, 3), A; moved near the origin where float32 would lose digits.
     species
         Shape (N,), index of each atom's element in the model's list.
     cell
@@ -196,7 +197,9 @@ def build_graph(
     r_max
         Cutoff, A.
     dtype
-        Dtype of the floating-point tensors.
+        Dtype of the floating-point tensors. In float32, a frame with a coordinate beyond `FAR` is
+        wrapped and moved by :func:`~ase_finetune.neighbors.near_origin`, in float64; others keep
+        their positions, and so their bits.
     E0s
         Energy of each isolated element in eV, subtracted from the energy label in float64, since
         total energies lose digits in float32.
@@ -209,6 +212,9 @@ def build_graph(
     # A slab with a stated cell height keeps it, so that its stress refers to that volume.
     full = atoms.cell.rank == 3
     cell = np.array(atoms.cell.array) if full else bounding_cell(atoms, r_max)
+    positions = np.array(atoms.positions)
+    if dtype == torch.float32 and len(atoms) and np.abs(positions).max() > FAR:
+        positions, neighbors = near_origin(atoms, cell, neighbors)
     energy, forces, stress, weight = None, None, None, 1.0
     if E0s is not None:
         weight = frame_weight(atoms)
@@ -219,7 +225,7 @@ def build_graph(
         if "REF_stress" in atoms.info:
             stress = torch.as_tensor(np.asarray(atoms.info["REF_stress"]), dtype=dtype)
     return Graph(
-        positions=torch.as_tensor(np.array(atoms.positions), dtype=dtype),
+        positions=torch.as_tensor(positions, dtype=dtype),
         species=torch.as_tensor(species),
         cell=torch.as_tensor(cell, dtype=dtype),
         edge_index=torch.as_tensor(neighbors.edge_index),

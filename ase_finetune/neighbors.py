@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 SKIN = 0.5  # A
 ROUNDING = 1e-6  # A, more than that of any distance
+LONGEST = 100.0  # cutoffs along a direction that is not periodic
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,35 @@ class VerletList:
         return last.found.within(self.r_max, atoms)
 
 
+def near_origin(
+    atoms: Atoms, cell: NDArray[np.float64], neighbors: Neighbors
+) -> tuple[NDArray[np.float64], Neighbors]:
+    """Wrap atoms into the cell and move them all so that the origin is in their middle.
+
+    Parameters
+    ----------
+    atoms
+        Left as they are.
+    cell
+        Shape (3, 3), of full rank; that of atoms along periodic directions.
+    neighbors
+        Of atoms.
+
+    Returns
+    -------
+    positions, neighbors
+        The same pairs with the same vectors. Atoms that are far apart along a direction that is
+        not periodic remain so.
+    """
+    crossed = np.floor(np.linalg.solve(cell.T, atoms.positions.T).T)
+    crossed[:, ~atoms.pbc] = 0.0
+    positions = atoms.positions - crossed @ cell
+    positions -= 0.5 * (positions.min(axis=0) + positions.max(axis=0))
+    sender, receiver = neighbors.edge_index
+    shifts = neighbors.unit_shifts + (crossed[receiver] - crossed[sender]).astype(np.int64)
+    return positions, Neighbors(neighbors.edge_index, shifts)
+
+
 def pairs(atoms: Atoms, r_max: float) -> Neighbors:
     """Find all pairs of atoms within a cutoff (A), images of an atom with itself included."""
     cell = bounding_cell(atoms, r_max)
@@ -123,13 +153,18 @@ def pairs(atoms: Atoms, r_max: float) -> Neighbors:
 
 
 def bounding_cell(atoms: Atoms, r_max: float) -> NDArray[np.float64]:
-    """Fill the directions that are not periodic with vectors too long to matter."""
+    """Fill the directions that are not periodic with vectors too long to matter.
+
+    Atoms may lie outside along these.
+    """
     cell = np.array(atoms.cell.array, dtype=float)
     pbc = np.asarray(atoms.pbc)
     if pbc.all():
         return cell
     extent = float(np.ptp(atoms.positions, axis=0).max()) if len(atoms) else 0.0
-    length = 2.0 * (extent + r_max) + 10.0
+    # A search allocates bins of about a cutoff all over the box. Where it is open, atoms outside
+    # are counted to the bins at its faces, so that a shorter box finds the same pairs.
+    length = min(2.0 * (extent + r_max) + 10.0, LONGEST * r_max)
     periodic = [cell[i] for i in range(3) if pbc[i]]
     if not periodic:
         return np.eye(3) * length

@@ -49,8 +49,10 @@ def gate_for(
                 )
             objection = None if result.blow_up is None else str(result.blow_up)
         except (PropertyError, UserError) as error:
-            # Forces that are not finite, for example; hours of training are not lost to it.
-            objection = f"no dynamics: {error}"
+            objection = f"no dynamics: {error}"  # forces that are not finite, for example
+        except Exception as error:
+            # Memory that is spent, for example; hours of training are not lost to anything.
+            objection = f"no dynamics: {type(error).__name__}: {error}"
         if objection is not None:
             checkpoint.save(refused)
         return objection

@@ -8,14 +8,17 @@ no other level of theory is mixed in (distillation; Li and Hoiem, arXiv 1606.092
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from ase import Atoms
 
 from ase_finetune.checkpoint import SEED, Checkpoint
 from ase_finetune.data.checks import check_structures
+from ase_finetune.data.hashes import hash_of_structures
 from ase_finetune.data.read import (
     ENERGY_KEY,
     FORCES_KEY,
@@ -24,13 +27,13 @@ from ase_finetune.data.read import (
     is_isolated_atom,
     read_frames,
 )
-from ase_finetune.data.splits import Splits, split_frames
+from ase_finetune.data.splits import REPLAY, Splits, split_frames
 from ase_finetune.errors import ConfigError, DataError
 from ase_finetune.evaluate import predict_frames
 from ase_finetune.foundations import load_foundation
 
-REPLAY = "replay"  # name of the set in errors
 _BUNDLED = SEED / "replay.h5"
+_LABELLER = "labelled_by"  # in `info` of a frame whose forces are the foundation's
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,21 @@ class Replay:
 
     frames: Sequence[Atoms] = ()
     notes: tuple[str, ...] = ()
+
+    def measured_hash(self) -> str | None:
+        """SHA-256 over structures and forces; None without frames.
+
+        Forces that a foundation gave count as that foundation, since another number of threads
+        rounds them otherwise.
+        """
+        if not self.frames:
+            return None
+        digest = hashlib.sha256(hash_of_structures(self.frames).encode())
+        for atoms in self.frames:
+            forces = np.ascontiguousarray(atoms.arrays[FORCES_KEY], dtype="<f8")
+            labeller = atoms.info.get(_LABELLER)
+            digest.update(forces.tobytes() if labeller is None else labeller.encode())
+        return digest.hexdigest()
 
 
 def replay_frames(path: Path | None, foundation: Checkpoint) -> Replay:
@@ -78,7 +96,7 @@ def replay_frames(path: Path | None, foundation: Checkpoint) -> Replay:
     for atoms in frames:
         # The shift of the E0s to the new labels moves every energy, which is not forgetting, and
         # a stress means little without the energy's level of theory.
-        for name in (ENERGY_KEY, STRESS_KEY):
+        for name in (ENERGY_KEY, STRESS_KEY, _LABELLER):
             atoms.info.pop(name, None)
     _label(frames, foundation)
     note = (
@@ -224,6 +242,8 @@ def _label(frames: Sequence[Atoms], foundation: Checkpoint) -> None:
     if not bare:
         return
     forces, first = predict_frames(foundation, bare).forces, 0
+    file = foundation.foundation.get("sha256") or foundation.fingerprint()
     for atoms in bare:
+        atoms.info[_LABELLER] = f"{file} {foundation.config.get('head')}"
         atoms.arrays[FORCES_KEY] = forces[first : first + len(atoms)]
         first += len(atoms)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ase_finetune.checkpoint_files import write_synced
 from properties.errors import PropertyError
 from properties.quantity import Comparison, Curve, Quantity, compare
 
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
     from systems.system import System
 
 
+FIGURES = "figures"  # folder of the pictures
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a file atomically."""
+    """Write a file atomically; the old one stays until the new one is on disk."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    write_synced(temporary, text.encode("utf-8"))
     os.replace(temporary, path)
 
 
@@ -80,7 +84,7 @@ class ResultFolder:
         stage: str,
         system: System,
         note: Callable[[str], None],
-        into: str = "figures",
+        into: str = FIGURES,
     ) -> None:
         """Add one result, write all results, and draw it into a folder of this folder."""
         self.add_quantities(stage, result.quantities(stage), system)

@@ -15,6 +15,7 @@ from ase_finetune.errors import ConfigError
 from ase_finetune.lock import check_unlocked, locked
 from ase_finetune.refinement import loss_weights
 from ase_finetune.replay import Replay, replay_frames, share_replay
+from ase_finetune.results import FIGURES
 from ase_finetune.stages import Job, Reporter
 from ase_finetune.start import prepare
 from ase_finetune.tracking import FOLDER as EVENTS
@@ -34,6 +35,7 @@ FILES = (
     "report.html",
     "state.pt",
 )
+_DRAWN = (FIGURES, EVENTS)  # folders
 
 
 def check_folder(out: Path, *, overwrite: bool, resume: bool) -> None:
@@ -51,7 +53,7 @@ def check_folder(out: Path, *, overwrite: bool, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; choose another --out.")
     check_unlocked(out)
-    present = [name for name in (*FILES, "checkpoints", EVENTS) if (out / name).exists()]
+    present = [name for name in (*FILES, "checkpoints", *_DRAWN) if (out / name).exists()]
     if present and not (overwrite or resume):
         raise ConfigError(
             f"{out} already holds a run; continue it with --resume, replace it with --overwrite, "
@@ -67,7 +69,8 @@ def make_folder(out: Path, *, keep: bool) -> None:
             (out / name).unlink(missing_ok=True)
         for stage in ("finetuned", "refined", "refused"):
             shutil.rmtree(out / "checkpoints" / stage, ignore_errors=True)
-        shutil.rmtree(out / EVENTS, ignore_errors=True)
+        for name in _DRAWN:
+            shutil.rmtree(out / name, ignore_errors=True)
     for unfinished in (out / "checkpoints").glob(".*.tmp"):  # by a process that was killed
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -19,13 +19,13 @@ from ase_finetune.calculator import FineTunedCalculator
 from ase_finetune.checkpoint import Checkpoint, versions
 from ase_finetune.config import RefineConfig, TrainConfig
 from ase_finetune.data.read import WEIGHT_KEY
-from ase_finetune.data.splits import Splits
+from ase_finetune.data.splits import REPLAY, Splits
 from ase_finetune.data.units import label_notes
 from ase_finetune.evaluate import predict_frames
 from ase_finetune.nvt_gate import gate_for
 from ase_finetune.refinement import refine
-from ase_finetune.replay import REPLAY, Replay
-from ase_finetune.results import ResultFolder, write_text
+from ase_finetune.replay import Replay
+from ase_finetune.results import FIGURES, ResultFolder, write_text
 from ase_finetune.start import Start
 from ase_finetune.tracking import Events, StepLog, Tracking
 from ase_finetune.trainer import finetune
@@ -201,6 +201,7 @@ class Job:
                 "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "foundation": dict(self.start.checkpoint.foundation),
                 "data_hash": self.splits.data_hash(),
+                "measured_replay_hash": self.replay.measured_hash(),
                 "n_frames": {name: len(frames) for name, frames in self.splits.items()},
                 "E0s": self.start.E0s.note,
                 "notes": notes,
@@ -266,7 +267,7 @@ class Job:
                 reporter,
                 stage,
                 lambda result: folder.keep(
-                    result, stage, system, reporter.note, f"figures/{stage}"
+                    result, stage, system, reporter.note, f"{FIGURES}/{stage}"
                 ),
             )
             folder.results["failures"][stage] = failures

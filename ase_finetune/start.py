@@ -16,7 +16,7 @@ from ase_finetune.config import TrainConfig
 from ase_finetune.data.read import is_isolated_atom
 from ase_finetune.data.splits import Splits
 from ase_finetune.dispersion import label_dispersion
-from ase_finetune.e0s import E0s, resolve_E0s
+from ase_finetune.e0s import E0s, counted, resolve_E0s
 from ase_finetune.errors import ConfigError, DataError
 from ase_finetune.evaluate import predict_frames, resolve_device
 from ase_finetune.foundations import SEED, load_foundation
@@ -115,7 +115,8 @@ def prepare(splits: Splits, config: TrainConfig) -> Start:
         foundation.module, foundation.E0s, stage="zero_shot", foundation={}
     )
     frozen(foundation.module, config.freeze)
-    fitted = representative(splits.train)
+    known = counted(splits.train)
+    fitted = representative(known)
     E0 = resolve_E0s(
         config.E0s,
         fitted,
@@ -125,8 +126,8 @@ def prepare(splits: Splits, config: TrainConfig) -> Start:
             bare, fitted, dtype=config.default_dtype, accelerate=config.accelerate
         ).energy,
     )
-    if len(fitted) < len(splits.train):
-        E0 = E0s(E0.values, f"{E0.note}, on {len(fitted)} of {len(splits.train)} frames")
+    if len(fitted) < len(known):
+        E0 = E0s(E0.values, f"{E0.note}, on {len(fitted)} of {len(known)} frames")
     checkpoint = Checkpoint.from_module(
         foundation.module,
         E0.values,
@@ -174,7 +175,7 @@ def _from_scratch(frames: Sequence[Atoms], elements: Sequence[int], config: Trai
         raise ConfigError(
             f"Unknown architecture keys {unknown}; valid are {', '.join(sorted(_DEFAULTS))}."
         )
-    chosen = representative(training_frames(frames))
+    chosen = representative(training_frames(counted(frames)))
     cutoff = described["r_max"]
     if isinstance(cutoff, bool) or not isinstance(cutoff, (int, float)) or not 0 < cutoff < 100:
         raise ConfigError(f"architecture r_max is {cutoff!r}; it must be a length in A.")

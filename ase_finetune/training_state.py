@@ -131,9 +131,11 @@ def read_state(folder: Path | None, identity: str, device: str) -> dict[str, Any
         raise CheckpointError("There is no state.pt to resume from in the output folder.")
     path = folder / STATE_FILE
     try:
-        saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        saved: Any = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}).") from error
+    if not isinstance(saved, dict):
+        raise CheckpointError(f"{path} holds a {type(saved).__name__}, not the state of a run.")
     if saved.get("identity") != identity:
         raise CheckpointError(
             f"{path} belongs to a run with other settings, data or foundation; "

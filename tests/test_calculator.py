@@ -307,6 +307,9 @@ def test_a_committee_gives_mean_and_variance(calc):
     for spread, key in (("energy_var", "energy"), ("forces_var", "forces")):
         expected = 0.25 * (alone[0][key] - alone[1][key]) ** 2
         np.testing.assert_allclose(committee.get_property(spread, atoms), expected, rtol=1e-9)
+    together = atoms.get_properties(["energy", "forces"])
+    assert together["energy"] == atoms.get_potential_energy()
+    assert "energy_var" in committee.results and "energy_var" not in together
     same = FineTunedCalculator((calc.checkpoint, calc.checkpoint))
     assert same.get_property("energy_var", atoms) == 0.0
     with pytest.raises(ConfigError, match="one or more"):

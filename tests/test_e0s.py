@@ -7,7 +7,7 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 
-from ase_finetune.e0s import resolve_E0s
+from ase_finetune.e0s import counted, resolve_E0s
 from ase_finetune.errors import ConfigError, DataError
 
 TRUE = {1: -13.0, 6: -1030.0, 8: -2040.0}
@@ -82,6 +82,41 @@ def test_isolated_atoms_do_not_move_what_the_frames_determine():
     foundation = {1: 0.0, 6: 0.0, 8: 0.0}
     predicted = np.array([-3.0 * len(a) for a in data[:4]] + [0.0] * 3)
     assert resolve("estimated", data, foundation, predicted).values == pytest.approx(TRUE, abs=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["estimated", "average"])
+def test_frames_of_weight_zero_set_no_E0s(mode):
+    data = frames(["H2O", "CO2", "CH4", "CH3OH", "C6H6", "CO"])
+    foundation = dict.fromkeys(TRUE, 0.0)
+    good = data[:4]
+    for atoms in (data[4], data[5]):
+        atoms.info["REF_energy"] += 1000.0
+        atoms.info["config_weight"] = 0.0
+    expected = resolve(mode, good, foundation, np.zeros(4))
+    assert resolve(mode, data, foundation, np.zeros(6)).values == expected.values
+    assert counted(data) == good
+
+
+def test_isolated_atoms_count_whatever_their_weight():
+    data = [*frames(["CH3OH"] * 4), *isolated()]
+    for atoms in data[4:]:
+        atoms.info["config_weight"] = 0.0
+    assert resolve("isolated", data).values == TRUE and counted(data) == data
+
+
+def test_isolated_atoms_that_differ_are_refused_where_they_decide():
+    twice = [*isolated(), *isolated()]
+    twice[3].info["REF_energy"] += 1e-7
+    assert resolve("isolated", twice).values == TRUE
+    twice[3].info["REF_energy"] += 1e-5
+    foundation = dict.fromkeys(TRUE, 0.0)
+    with pytest.raises(DataError, match="Isolated atoms of H have different energies"):
+        resolve("isolated", twice)
+    for mode in ("estimated", "average"):
+        with pytest.raises(DataError, match=r"\(-13.000000 and -12.999990 eV\): keep the one"):
+            resolve(mode, [*frames(["CH3OH"]), *twice], foundation, np.zeros(7))
+        determined = [*frames(["H2O", "CO2", "CH4", "CH3OH"]), *twice]
+        assert "rank 3 of 3" in resolve(mode, determined, foundation, np.zeros(10)).note
 
 
 def test_modes_that_lack_what_they_need():

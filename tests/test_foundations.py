@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -125,6 +127,23 @@ def test_a_named_model_is_loaded_through_mace_torch(monkeypatch, tmp_path):
         found = load_foundation("small", [42])
     assert found.numbers == [42]
     assert found.name == "small"
+
+
+def test_the_hash_is_of_the_weights_that_were_read(tmp_path):
+    """A kill between the two steps of a replacement leaves the new weights beside the old ones."""
+    one, other = (
+        Checkpoint.from_module(
+            random_mace(kind, [42]), {42: -4.0}, stage="finetuned", foundation={}
+        )
+        for kind in ("MP-0", "OFF")
+    )
+    folder = one.save(tmp_path / "model")
+    old = (folder / "model.safetensors").read_bytes()
+    whole = load_foundation(other.save(folder)).sha256
+    assert whole == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    (folder / "model.safetensors").rename(folder / ".model.safetensors.next")
+    (folder / "model.safetensors").write_bytes(old)
+    assert load_foundation(folder).sha256 == whole
 
 
 def test_a_head_that_a_checkpoint_lacks_is_refused():

@@ -1,4 +1,4 @@
-"""A folder is written by one process at a time, and the second is told by whom."""
+"""A folder is written by one process at a time, and a file of it whole or not at all."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from processes import forked
 from ase_finetune import Checkpoint
 from ase_finetune.errors import ConfigError
 from ase_finetune.lock import LOCK_FILE, LockedError, check_unlocked, locked
+from ase_finetune.results import write_text
 
 pytestmark = pytest.mark.faults
 
@@ -179,3 +180,38 @@ def test_of_two_commands_on_one_folder_one_ends_with_2_and_a_sentence(tmp_path):
     assert f"is being written by process {first.pid} on" in " ".join(second.stderr.split())
     assert first.wait() == 0
     assert Checkpoint.load(tmp_path / "run" / "checkpoints" / "finetuned").stage == "finetuned"
+
+
+def test_pictures_of_a_run_that_is_replaced_go_with_it(tmp_path):
+    """The new report would show them where the new run has drawn none."""
+    from ase_finetune.run import check_folder, make_folder
+
+    picture = tmp_path / "figures" / "finetuned" / "phonons.png"
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(b"")
+    with pytest.raises(ConfigError, match="already holds a run"):
+        check_folder(tmp_path, overwrite=False, resume=False)
+    make_folder(tmp_path, keep=True)
+    assert picture.exists()
+    check_folder(tmp_path, overwrite=True, resume=False)
+    make_folder(tmp_path, keep=False)
+    assert not (tmp_path / "figures").exists()
+
+
+def test_a_file_is_on_disk_before_it_replaces_another(tmp_path, monkeypatch):
+    """Otherwise a machine that stops may leave an empty results.json."""
+    done = []
+
+    def noted(real):
+        def call(*args, **kwargs):
+            done.append(real.__name__)
+            return real(*args, **kwargs)
+
+        return call
+
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, noted(getattr(os, name)))
+    write_text(tmp_path / "results.json", "µ\n")
+    assert done == ["fsync", "replace"]
+    assert (tmp_path / "results.json").read_bytes() == "µ\n".encode()
+    assert len(list(tmp_path.iterdir())) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 from collections.abc import Iterator
 
@@ -14,7 +15,10 @@ from ase.neighborlist import neighbor_list
 from mace_kinds import random_mace
 
 from ase_finetune import Checkpoint, FineTunedCalculator
-from ase_finetune.neighbors import VerletList
+from ase_finetune.architecture import DTYPES
+from ase_finetune.graphs import build_graph
+from ase_finetune.neighbors import VerletList, bounding_cell
+from ase_finetune.neighbors import pairs as search
 
 R_MAX = 4.0
 
@@ -61,6 +65,44 @@ def test_every_pair_of_a_full_search_is_there_and_no_other(name):
         assert len(ours) > len(atoms)
         np.testing.assert_array_equal(ours, ours[np.lexsort(ours.T[::-1])])
         np.testing.assert_array_equal(ours, theirs[np.lexsort(theirs.T[::-1])])
+
+
+def cluster(distance: float, pbc: tuple[bool, bool, bool]) -> Atoms:
+    """Two clouds of atoms that are far apart along every open direction, and atoms on their own."""
+    rng = np.random.default_rng(3)
+    cell = np.diag(np.where(pbc, 9.0, 0.0)) + np.where(pbc, 0.4, 0.0)[:, None]
+    positions = rng.uniform(-4.0, 4.0, (30, 3))
+    positions[12:24] += distance * ~np.array(pbc) * (1.0, -0.7, 0.3)
+    positions[24:] += distance * ~np.array(pbc) * rng.normal(size=(6, 3))
+    return Atoms("H30", positions, cell=cell, pbc=pbc)
+
+
+@pytest.mark.filterwarnings("error:Ratio of simulation cell")  # which ends in a lack of memory
+@pytest.mark.parametrize("distance", [0.0, 60.0, 3e3, 1e4, 1e7])
+@pytest.mark.parametrize("pbc", [(False,) * 3, (True, False, False), (True, False, True)])
+def test_atoms_may_be_any_distance_apart(distance, pbc):
+    atoms = cluster(distance, pbc)
+    images = [np.arange(-2, 3) if periodic else (0,) for periodic in pbc]
+    expected = []
+    for shift in itertools.product(*images):
+        ends = atoms.positions + np.array(shift) @ atoms.cell.array
+        apart = np.linalg.norm(ends[None] - atoms.positions[:, None], axis=2)
+        found = np.argwhere(apart < R_MAX)
+        expected += [(*pair, *shift) for pair in found if any(shift) or pair[0] != pair[1]]
+    near = search(atoms, R_MAX).ordered()
+    assert len(expected) > 30
+    np.testing.assert_array_equal(
+        np.column_stack((*near.edge_index, near.unit_shifts)), sorted(expected)
+    )
+
+
+def test_the_box_of_ordinary_systems_is_as_it_was():
+    """Its length decides the order in which pairs are found, and so the last bits of results."""
+    for make in SYSTEMS.values():
+        atoms = make()
+        extent = np.ptp(atoms.positions, axis=0).max()
+        lengths = np.linalg.norm(bounding_cell(atoms, R_MAX), axis=1)
+        np.testing.assert_array_equal(lengths[~atoms.pbc], 2.0 * (extent + R_MAX) + 10.0)
 
 
 def test_a_trajectory_is_searched_seldom_and_a_strained_cell_only_twice():
@@ -117,6 +159,38 @@ def test_results_are_the_same_bits_whatever_was_calculated_before(calc, name):
         assert fresh.keys() == found.keys()
         for key, values in fresh.items():
             np.testing.assert_array_equal(values, found[key])
+
+
+def far_away(atoms: Atoms) -> Atoms:
+    """Move all atoms far from the origin, and each by cell vectors of its own."""
+    moved = atoms.copy()
+    crossed = np.random.default_rng(2).integers(-300, 300, (len(atoms), 3)) * atoms.pbc
+    moved.positions += crossed @ atoms.cell.array + (1e4, -5e3, 3e3)
+    return moved
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_float32_keeps_its_digits_far_from_the_origin(calc, name):
+    low = FineTunedCalculator(calc.checkpoint, dtype="float32")
+    atoms = SYSTEMS[name]()
+    atoms.positions += 1.7  # so that no atom rests on a face of the cell
+    for configuration in (atoms, far_away(atoms)):
+        exact, rounded = (c.evaluate_batch([configuration])[0] for c in (calc, low))
+        largest = np.abs(exact["forces"]).max()
+        assert np.abs(rounded["forces"] - exact["forces"]).max() < 1e-5 * largest
+        if name == "crystal":
+            np.testing.assert_allclose(rounded["stress"], exact["stress"], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_only_float32_frames_with_large_coordinates_are_moved(name):
+    near = SYSTEMS[name]()
+    for atoms, dtype in ((near, "float32"), (near, "float64"), (far_away(near), "float64")):
+        graph = build_graph(atoms, [1, 6, 8, 42], R_MAX, dtype=DTYPES[dtype])
+        np.testing.assert_array_equal(graph.positions, atoms.positions.astype(dtype))
+        np.testing.assert_array_equal(graph.unit_shifts, search(atoms, R_MAX).unit_shifts)
+    graph = build_graph(far_away(near), [1, 6, 8, 42], R_MAX, dtype=DTYPES["float32"])
+    assert graph.positions.abs().max() < 10.0
 
 
 def test_lists_are_not_pickled_nor_shared_by_copies(calc):

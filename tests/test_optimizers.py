@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 
 import numpy as np
 import pytest
 import torch
 import torch_optimizer
+from mace.tools.scripts_utils import get_params_options
 from mace_kinds import KINDS, random_mace
 from reference_optimizers import RULES
 
@@ -301,6 +303,24 @@ def test_orthogonalized_matrices_have_singular_values_near_one():
     tall = orthogonalized(matrices.mT, 5)
     assert torch.allclose(tall, orthogonalized(matrices, 5).mT)
     assert torch.isfinite(orthogonalized(torch.zeros(1, 3, 3), 5)).all()
+
+
+@pytest.mark.parametrize("kind", ["MP-0", "OMAT-0", "OFF"])
+def test_what_decays_beside_what_mace_torch_decays(kind):
+    module = random_mace(kind, [1, 8])
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    arguments = argparse.Namespace(
+        lr_params_factors="{}", freeze=0, lr=1.0, weight_decay=0.1, amsgrad=False, beta=0.9
+    )
+    ours, theirs = (
+        {names[p] for group in groups if group["weight_decay"] for p in group["params"]}
+        for groups in (
+            parameter_groups(module, 0.1),
+            get_params_options(arguments, module)["params"],
+        )
+    )
+    assert ours - theirs == {f"interactions.{i}.linear_up.weight" for i in range(2)}
+    assert theirs < ours
 
 
 @pytest.mark.parametrize("fast", [False, True])

@@ -61,6 +61,16 @@ def test_the_gate_is_a_real_dynamics(splits, tuned, tmp_path):
     assert same(Checkpoint.load(tmp_path / "refused"), spoiled)  # kept, for whoever wants to look
 
 
+def test_weights_are_kept_whatever_stops_the_dynamics(splits, tuned, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("ase_finetune.nvt_gate.nvt_trajectory", full)
+    gate = gate_for(splits, RefineConfig(nvt_gate_ps=0.2), tmp_path / "refused")
+    assert gate(tuned) == "no dynamics: RuntimeError: out of memory"
+    assert same(Checkpoint.load(tmp_path / "refused"), tuned)
+
+
 class Quiet:
     def __init__(self) -> None:
         self.notes: list[str] = []

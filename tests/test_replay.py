@@ -116,6 +116,18 @@ class TestWeights:
         valid = weighted(splits.valid, [0] * len(splits.valid))  # where weights do not count
         dataclasses.replace(splits, valid=valid).check(stress=False)
 
+    def test_a_training_starts_from_frames_that_count(self, splits, config, tiny_config):
+        few = dataclasses.replace(splits, train=splits.train[:8])
+        frames = weighted(splits.train, [1] * 8 + [0] * 2)
+        for atoms in frames[8:]:
+            atoms.set_cell(atoms.cell.array * 1.1, scale_atoms=True)
+            atoms.info["REF_energy"] += 50.0
+            atoms.arrays["REF_forces"] = 3.0 * atoms.arrays["REF_forces"]
+        more = dataclasses.replace(splits, train=frames)
+        for settings in (dataclasses.replace(config, replay_weight=0.0), tiny_config):
+            alone, beside = (prepare(s, settings).checkpoint for s in (few, more))
+            assert beside.fingerprint() == alone.fingerprint()
+
     def test_a_frame_without_labels_has_no_weight(self, splits, start):
         (frame,) = weighted(splits.train[:1], ["heavy"])
         graph = build_graph(frame, start.checkpoint.numbers, 4.0, dtype=torch.float64)
@@ -168,6 +180,33 @@ class TestReplay:
         found.replay[0].positions[0, 0] += 1e-9
         assert found.replay_hash() != known
 
+    def test_measured_frames_are_known_by_structures_and_labels(
+        self, splits, config, start, seen_again, tmp_path
+    ):
+        write(tmp_path / "bare.xyz", seen_again)
+
+        def measured(**changes):
+            foundation = dataclasses.replace(start.checkpoint, **changes)
+            return replay_frames(tmp_path / "bare.xyz", foundation)
+
+        every = measured()
+        known = every.measured_hash()
+        assert Replay().measured_hash() is None
+        every.frames[0].arrays["REF_forces"] *= 1.0 + 1e-15  # by another number of threads
+        assert every.measured_hash() == known
+        half = share_replay(splits, every, start.checkpoint, 1.0)[1]
+        assert half.measured_hash() != known
+        for changes in (
+            {"foundation": {"name": "other", "sha256": "0f" * 32}},
+            {"config": {**start.checkpoint.config, "head": "omat"}},
+        ):
+            assert measured(**changes).measured_hash() != known
+        write(tmp_path / "labelled.xyz", every.frames)
+        own = [replay_frames(tmp_path / "labelled.xyz", start.checkpoint) for _ in range(2)]
+        assert own[0].measured_hash() == own[1].measured_hash()
+        own[1].frames[0].arrays["REF_forces"][0, 0] += 1e-3
+        assert own[0].measured_hash() != own[1].measured_hash()
+
     def test_halves_are_blocks_of_each_type(self, seen_again):
         frames = [a.copy() for a in seen_again]
         for i, atoms in enumerate(frames):
@@ -202,7 +241,7 @@ class TestReplay:
             # Equal to the last bit if a refinement did not see the frames.
             assert forgotten(b) < 0.95 * forgotten(a), method
 
-    def test_a_run_shares_the_frames(self, splits, config, seen_again, tmp_path):
+    def test_a_run_shares_the_frames(self, splits, config, start, seen_again, tmp_path):
         write(tmp_path / "replay.xyz", seen_again)
         notes = []
 
@@ -228,6 +267,10 @@ class TestReplay:
         text = "4 of them are trained on, labelled by the foundation, with weight 1; errors are"
         assert any(text in note for note in notes)
         assert text in " ".join(results["provenance"]["notes"])
+        measured = share_replay(
+            splits, replay_frames(tmp_path / "replay.xyz", start.checkpoint), start.checkpoint, 1.0
+        )[1]
+        assert results["provenance"]["measured_replay_hash"] == measured.measured_hash()
         again = run(resume=True)  # what is labelled anew has the same bits
         assert again["errors"] == results["errors"]
 

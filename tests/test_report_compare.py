@@ -205,6 +205,35 @@ def test_different_data_are_warned_of_and_not_ranked(pair):
     assert "median deviation from DFT" in page  # of properties, which need no frames
 
 
+def test_replay_is_ranked_on_the_same_frames_only(pair):
+    """Runs with a replay weight measure on half of the frames, and others on all."""
+
+    def measured(error, digest):
+        def edit(results):
+            row = {**results["errors"]["refined"]["test_id"], "force_rmse_meV_per_A": error}
+            results["errors"]["refined"]["replay"] = row
+            results["provenance"]["measured_replay_hash"] = digest
+
+        return edit
+
+    lowest = "The lowest force error on replay is that of soap, 20.0 meV/Å"
+    note = "Errors on replay are not ranked"
+    for digest, ranked, why in (
+        ("12" * 32, True, ""),
+        ("34" * 32, False, "same labels: adamw: 121212121212; soap: 343434343434."),
+        (None, False, "same labels: soap does not state which these were."),
+    ):
+        edit_results(pair[0], measured(30.0, "12" * 32))
+        edit_results(pair[1], measured(20.0, digest))
+        page = compared(pair)
+        assert (lowest in page) == ranked and (note in page) != ranked
+        assert ('class="best">20.0<' in page) == ranked
+        assert why in page
+        assert "The lowest force error on test_id is that of soap" in page
+        told = rows_of(page, "Provenance").get("measured replay hash")
+        assert told == (["121212121212"] if ranked else ["121212121212", (digest or "–")[:12]])
+
+
 def test_different_foundations_are_warned_of(pair):
     change(pair[1], foundation={"name": "small", "sha256": "12" * 32})
     page = compared(pair)

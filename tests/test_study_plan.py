@@ -324,6 +324,7 @@ def test_a_folder_keeps_its_settings_and_grows(tmp_path):
         ({"recipes": {"winner": {"optimizer": "soap"}}}, "another arm"),
         ({"recipes": {"mine": {"optimizer": ["soap"]}}}, "names no optimizer"),
         ({"recipes": {"mine": {"optimizer": "soap", "epoch_frames": 9}}}, "epoch_frames itself"),
+        ({"recipes": {"a": {"optimizer": "soap", "replay_weight": 0.1}}}, "no replay frames"),
         ({"recipes": {"a b": {"optimizer": "soap"}}}, "letters"),
         ({"recipes": {"adamw-scratch": {"optimizer": "soap"}}}, "another arm"),
         ({"recipes": {"mine": {"batch_size": 2}}}, "names no optimizer"),

@@ -174,6 +174,9 @@ def test_resuming_something_else_is_refused(splits, tiny_config, start, tmp_path
     (tmp_path / "state.pt").write_bytes(b"junk")
     with pytest.raises(CheckpointError, match="damaged"):
         finetune(splits, short, start=start, out=tmp_path, resume=True)
+    torch.save([torch.zeros(3)], tmp_path / "state.pt")
+    with pytest.raises(CheckpointError, match="holds a list, not the state of a run"):
+        finetune(splits, short, start=start, out=tmp_path, resume=True)
 
 
 def test_divergence_is_an_error_and_the_last_good_state_is_kept(splits, tiny_config, tmp_path):

@@ -155,13 +155,10 @@ def _keywords(arguments: str | None) -> dict[str, Any]:
 def _mace(path: Path, keywords: Mapping[str, Any]) -> Any:
     if not path.is_file():
         raise ConfigError(f"There is no model file {path}.")
-    from ase_finetune._mace import quiet_and_safe
+    from ase_finetune._mace import mace_calculator
 
     try:
-        with quiet_and_safe():
-            from mace.calculators import MACECalculator
-
-            return MACECalculator(model_paths=str(path), **keywords)
+        return mace_calculator(model_paths=str(path), **keywords)
     except Exception as error:
         raise ConfigError(f"mace-torch could not load {path}: {error}") from error
 

@@ -27,6 +27,7 @@ from ase_finetune.data.read import (
 from ase_finetune.data.units import check_physics
 from ase_finetune.errors import ConfigError, DataError
 
+REPLAY = "replay"  # name of the set that shows what is forgotten
 TRAJECTORY_KEYS = ("trajectory", "trajectory_id", "traj", "traj_id")
 _MOST_BLOCKS = 4
 _MEANT = {"val": "valid", "validation": "valid", "dev": "valid", "training": "train"}

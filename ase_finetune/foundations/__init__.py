@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ase_finetune._mace import quiet_and_safe
+from ase_finetune._mace import calculators
 from ase_finetune.architecture import DTYPES, check_couplings, describe, prune, single_head
 from ase_finetune.checkpoint import SEED, Checkpoint
 from ase_finetune.errors import CheckpointError, FoundationError
@@ -55,9 +55,7 @@ def foundation_names() -> list[str]:
 
 def _catalog() -> Any:
     """Return mace-torch's module of names and downloads."""
-    with quiet_and_safe():
-        from mace.calculators import foundations_models
-    return foundations_models
+    return calculators("foundations_models")
 
 
 def load_foundation(
@@ -90,11 +88,10 @@ def load_foundation(
     path = SEED if str(name) == "seed" else Path(name)
     if path.is_dir():
         try:
-            checkpoint = Checkpoint.load(path)
+            checkpoint, digest = Checkpoint.load_hashed(path)
         except CheckpointError as error:
             raise FoundationError(f"Foundation {name}: {error}") from error
         module, E0s = single_head(checkpoint.module(), head), dict(checkpoint.E0s)
-        digest = _sha256(path / "model.safetensors")
     else:
         file = path if path.is_file() else _download(str(name))
         module = single_head(_unpickle(file), head)

@@ -15,8 +15,9 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Split a MACE module's parameters into a decaying and a non-decaying group.
 
-    Decay acts on the linear maps of the interactions and on the product basis, as in mace-torch;
-    embeddings, radial functions, skip connections and readouts are left alone.
+    Decay acts on the linear maps of the interactions and on the product basis; embeddings, radial
+    functions, skip connections and readouts are left alone. mace-torch 0.3.16 (``mace.tools.
+    scripts_utils.get_params_options``) does the same but for ``linear_up``, which decays here only.
 
     Parameters
     ----------

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ase_finetune.data.splits import REPLAY
 from ase_finetune.report import tables
 from ase_finetune.report.tables import DASH, GAP, MEASURES, NEAR
 
@@ -34,6 +35,26 @@ def tests_of(errors: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [split for split in tables.splits_of(errors) if split not in ("train", "valid")]
 
 
+def replay_hashes(runs: Runs) -> dict[str, str | None]:
+    """Return the hash of the replay frames that a run was measured on, for runs that were."""
+    return {
+        label: runs[label].results["provenance"].get("measured_replay_hash")
+        for label, errors in last_rows(runs, "errors").items()
+        if REPLAY in errors
+    }
+
+
+def same_replay(runs: Runs) -> bool:
+    """Whether all runs with errors on replay frames state that these were the same."""
+    hashes = set(replay_hashes(runs).values())
+    return None not in hashes and len(hashes) <= 1
+
+
+def _ranks(runs: Runs, split: str, rank: bool) -> bool:
+    """Whether errors on a split are ranked; replay frames are not among the data of a run."""
+    return rank and (split != REPLAY or same_replay(runs))
+
+
 def overview(runs: Runs, *, rank: bool) -> dict[str, Any]:
     """Return one row per run: what it was, its errors and deviations at the end, its cost.
 
@@ -56,7 +77,7 @@ def overview(runs: Runs, *, rank: bool) -> dict[str, Any]:
             values = [errors.get(label, {}).get(split, {}).get(measure) for label in runs]
             if any(value is not None for value in values):
                 shown.append(split)
-                columns.append(_errors(values, rank))
+                columns.append(_errors(values, _ranks(runs, split, rank)))
         if shown:
             groups.append(_group(f"{title} ({unit})", shown))
     if deviations := shared_deviations(properties):
@@ -99,7 +120,7 @@ def error_tables(runs: Runs, *, test: bool, rank: bool) -> list[dict[str, Any]]:
                 ]
                 if any(value is not None for value in values):
                     shown.append(tables.stage_label(stage))
-                    columns.append(_errors(values, rank))
+                    columns.append(_errors(values, _ranks(runs, split, rank)))
             if shown:
                 counts = {t[split].get("n_frames") for t in every.values() if split in t}
                 frames = (
@@ -199,7 +220,7 @@ def verdicts(runs: Runs, *, rank: bool) -> list[str]:
     """Return the sentences that sum a comparison up; none that would be unfair."""
     sentences = []
     errors = last_rows(runs, "errors")
-    for split in tests_of(errors) if rank else ():
+    for split in (s for s in tests_of(errors) if _ranks(runs, s, rank)):
         for measure, title, unit in MEASURES[:2]:
             known = {
                 _staged(runs, label, "errors"): rows[split][measure]
@@ -363,6 +384,8 @@ def _origin(run: Run) -> dict[str, str]:
         found["foundation hash"] = str(foundation.get("sha256", DASH))[:HASH]
     if "data_hash" in stored:
         found["data hash"] = str(stored.pop("data_hash"))[:HASH]
+    if (replayed := stored.pop("measured_replay_hash", None)) is not None:
+        found["measured replay hash"] = str(replayed)[:HASH]
     if "n_frames" in stored:
         counts = stored.pop("n_frames").items()
         found["frames"] = ", ".join(f"{split} {count}" for split, count in counts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ase_finetune.data.splits import REPLAY
 from ase_finetune.errors import UserError
 from ase_finetune.report import compare_tables as comparing
 from ase_finetune.report import tables
@@ -70,6 +71,7 @@ def notes(runs: Runs) -> list[str]:
             f"{_names(silent)} {'states' if len(silent) == 1 else 'state'} no data hash: which "
             "frames were used is unknown."
         )
+    found += _replay_notes(runs)
     versions = [
         row["name"].removeprefix("version of ")
         for row in comparing.provenance_rows(runs)
@@ -81,6 +83,21 @@ def notes(runs: Runs) -> list[str]:
     if unfinished:
         found.append(f"Not ended: {_names(unfinished)}; shown as far as known.")
     return found
+
+
+def _replay_notes(runs: Runs) -> list[str]:
+    hashes = comparing.replay_hashes(runs)
+    if len(hashes) < 2 or comparing.same_replay(runs):
+        return []
+    silent = [label for label, value in hashes.items() if value is None]
+    if silent:
+        why = f"{_names(silent)} {'does' if len(silent) == 1 else 'do'} not state which these were"
+    else:
+        why = _listed(_known({label: runs[label] for label in hashes}, hashes))
+    return [
+        f"Errors on {REPLAY} are not ranked, as the runs need not have been measured on the same "
+        f"replay frames with the same labels: {why}."
+    ]
 
 
 def _reference_warnings(runs: Runs) -> list[str]:

@@ -232,6 +232,10 @@ def _check_recipe(name: Any, recipe: Any) -> None:
     # Also what would change the budget.
     for key in sorted({"lr", "seed", "epochs", "epoch_frames", "patience"} & recipe.keys()):
         raise ConfigError(f"A study sets {key} itself; take it out of the recipe {name!r}.")
+    if recipe.get("replay_weight"):
+        raise ConfigError(
+            f"A study has no replay frames; take replay_weight out of the recipe {name!r}."
+        )
 
 
 def tuned_arms(plan: Plan) -> list[Arm]:
