@@ -16,8 +16,9 @@ from labelled_frames import CLEAN, clean, dynamics, labelled, moved, shuffled
 from typer.testing import CliRunner
 
 from ase_finetune.cli.app import app
+from ase_finetune.data.scale import all_electron
 from ase_finetune.doctor.duplicates import check_pair, displacement, farthest, twins
-from ase_finetune.doctor.energies import all_electron, fit_zero
+from ase_finetune.doctor.energies import fit_zero
 from ase_finetune.doctor.examine import examine
 from ase_finetune.doctor.finding import Finding, listed, of_frames, ranked
 from ase_finetune.doctor.geometry import close_pairs, geometry

@@ -135,7 +135,7 @@ def _examine_set(found: Examined, foundation: str | None, progress: Progress | N
     if not found.rows:
         return
     zero = fit_zero([frames[i] for i in found.rows])
-    found.contents["E0s"] = {k: v for k, v in asdict(zero).items() if k != "residual"}
+    found.contents["E0s"] = zero.document()
     found.findings += check_zero(zero, [frames[i] for i in found.rows], found.rows, name)
     several = [i for i in found.rows if not is_isolated_atom(frames[i])]
     if several:
@@ -204,10 +204,10 @@ def _examine_work(
     sizes = np.array([len(f) for f in frames])
     consistency, pairs = label_consistency(frames), work_pairs(frames)
     found.contents["consistency"] = _spelled(consistency)
-    if _agree(consistency.forces):
+    if _agree(consistency.forces) and not zero.partly_foreign:
         # The scale of the energies is a hint only; work between frames is evidence.
         _drop(found, "energy_unit")
-    else:
+    elif not _agree(consistency.forces):
         sized = [len(f) for f in frames]
         sure = _agree(consistency.stress) or zero.all_electron or zero.to_eV != 1.0
         found.findings += check_forces_unit(consistency, sized, factor / zero.to_eV, sure, name)
