@@ -84,6 +84,29 @@ def test_isolated_atoms_give_the_zero(tmp_path):
     assert total == pytest.approx(water.info["REF_energy"])
 
 
+def test_two_codes_in_one_file_are_told_apart(tmp_path):
+    """All-electron water beside copper on a scale of its own."""
+    frames = [frame.copy() for frame in clean("molecule")[::4]]
+    for frame in frames:
+        frame.info["REF_energy"] += 2 * all_electron(1) + all_electron(8)
+    diagnosis = examine([written(tmp_path, [*frames, *clean("strained")])])
+    scale = diagnosis.sets["frames"]["E0s"]["scale"]
+    assert "all-electron total energies in eV (H2O)" in scale
+    assert "relative to atoms" in scale
+    assert "valence" not in scale
+    (finding,) = [f for f in diagnosis.findings if f.code == "fixed_composition"]
+    assert "same proportions" not in finding.message
+    assert "rank 2 of 3" in finding.message
+    for frame in frames:
+        frame.info["REF_energy"] /= Hartree
+    diagnosis = examine([written(tmp_path, [*frames, *clean("strained")])])
+    (finding,) = [f for f in diagnosis.findings if f.code == "energy_unit"]
+    assert (
+        finding.message == "The energies of H2O look like all-electron total energies in hartree."
+    )
+    assert finding.frames == tuple(range(10))
+
+
 @pytest.mark.parametrize(
     ("number", "hartree", "tolerance"),
     [(1, -0.5, 0.1), (6, -37.69, 0.01), (8, -74.81, 0.01), (18, -526.8, 0.01), (42, -3975.5, 0.01)],

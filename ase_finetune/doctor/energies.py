@@ -134,10 +134,11 @@ def check_zero(
             Finding(
                 "note",
                 "fixed_composition",
-                "All frames have the same proportions of elements, so the energies cannot tell "
-                f"the elements' own energies apart (rank {zero.rank} of {zero.elements}).",
-                "Fine for this composition (E0s 'estimated' shifts what can be shifted); for "
-                "others add one isolated atom per element.",
+                f"{_dependent([frames[r] for r in several or range(len(frames))])}, so the "
+                "energies cannot tell the elements' own energies apart (rank "
+                f"{zero.rank} of {zero.elements}).",
+                "Fine for what is here (E0s 'estimated' shifts what can be shifted); for other "
+                "compositions add one isolated atom per element.",
                 name,
             )
         )
@@ -172,6 +173,13 @@ def check_zero(
                 )
             )
     return found + _cohesion(zero.isolated, frames, several, rows, name)
+
+
+def _dependent(frames: Sequence[Atoms]) -> str:
+    counts = [np.bincount(frame.numbers) for frame in frames]
+    if len({(count // np.gcd.reduce(count)).tobytes() for count in counts}) == 1:
+        return "All frames have the same proportions of elements"
+    return "The compositions are linearly dependent, or fewer than the elements"
 
 
 def _cohesion(
