@@ -11,6 +11,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from ase_finetune.checkpoint import Checkpoint
+from ase_finetune.data.sign import opposite_forces
 from ase_finetune.doctor.finding import Finding, Progress, of_frames
 from ase_finetune.e0s import resolve_E0s
 from ase_finetune.evaluate import Predictions, predict_frames
@@ -94,10 +95,23 @@ def zero_shot(
         "force_correlation": _cosine(found.forces, found.forces_ref),
         "force_ratio": _ratio(found.forces_ref, found.forces),
     }
-    return results, _judged(results, name, source)
+    return results, _judged(results, opposite_forces(chosen, found.forces), name, source)
 
 
-def _judged(results: dict[str, Any], name: str, source: str) -> list[Finding]:
+def _judged(
+    results: dict[str, Any], opposite: float | None, name: str, source: str
+) -> list[Finding]:
+    if opposite is not None:
+        return [
+            Finding(
+                "error",
+                "zero_shot_forces",
+                f"The forces run against those of {name} (correlation {opposite:.2f}), so their "
+                "sign is probably flipped.",
+                "Give forces, which are minus the gradients of the energy.",
+                source,
+            )
+        ]
     ratio, cosine = results["force_ratio"], results["force_correlation"]
     if cosine is not None and cosine < -0.5:
         what = f"run against those of {name} (correlation {cosine:.2f})"
