@@ -66,6 +66,17 @@ def test_stress_units_and_signs(name, fault):
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize(("factor", "words"), [(1 / GPa, "in GPa"), (-1.0, "opposite sign")])
+@pytest.mark.parametrize("name", ["strained", "curve"])
+def test_a_wrong_stress_is_noted_where_it_is_not_trained_on(name, factor, words):
+    frames = planted(clean(name), scaled("REF_stress", factor))
+    check_frames(frames, stress=False)
+    (note,) = label_notes(frames)
+    assert "train stress contradicts" in note
+    assert words in note
+    assert "cutoff" not in note
+
+
 @pytest.mark.parametrize("name", ["alloys", "breathing"])
 def test_stress_without_strained_pairs(name):
     """Volumes and pressures decide where no two frames are near each other."""
