@@ -196,8 +196,20 @@ def test_labels_of_a_calculator_need_their_names(tmp_path):
     diagnosis = examine([path])
     assert codes(diagnosis, "error") == ["energy_key", "forces_key"]
     assert "--energy-key free_energy" in diagnosis.recommended
+    assert "Mend the errors" not in verdicts(diagnosis)
+    assert "naming the keys" in verdicts(diagnosis)
     named = {"energy": "energy", "forces": "forces", "stress": "REF_stress"}
     assert codes(examine([path], keys=named), "error") == []
+
+
+def test_a_stress_is_named_only_with_a_weight(tmp_path):
+    frames = [frame.copy() for frame in clean("strained")]
+    for frame in frames:
+        frame.info["stress_GPaw"] = frame.info.pop("REF_stress")
+    command = examine([written(tmp_path, frames)]).recommended
+    assert command.endswith("--stress-key stress_GPaw --stress-weight 100")
+    del frames[3].info["stress_GPaw"]
+    assert "--stress" not in examine([written(tmp_path, frames)]).recommended
 
 
 def test_energies_that_are_not_totals_are_not_taken(tmp_path):
