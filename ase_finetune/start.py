@@ -14,6 +14,7 @@ from ase_finetune.architecture import DTYPES, construct
 from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.config import TrainConfig
 from ase_finetune.data.read import is_isolated_atom
+from ase_finetune.data.sign import check_force_sign
 from ase_finetune.data.splits import Splits
 from ase_finetune.dispersion import label_dispersion
 from ase_finetune.e0s import E0s, counted, resolve_E0s
@@ -117,14 +118,14 @@ def prepare(splits: Splits, config: TrainConfig) -> Start:
     frozen(foundation.module, config.freeze)
     known = counted(splits.train)
     fitted = representative(known)
+    found = predict_frames(bare, fitted, dtype=config.default_dtype, accelerate=config.accelerate)
+    check_force_sign(fitted, found.forces, foundation.name, "train")
     E0 = resolve_E0s(
         config.E0s,
         fitted,
         elements,
         foundation_E0s=foundation.E0s,
-        foundation_energies=predict_frames(
-            bare, fitted, dtype=config.default_dtype, accelerate=config.accelerate
-        ).energy,
+        foundation_energies=found.energy,
     )
     if len(fitted) < len(known):
         E0 = E0s(E0.values, f"{E0.note}, on {len(fitted)} of {len(known)} frames")

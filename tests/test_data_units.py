@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
-from ase.units import GPa
+from ase.units import GPa, Hartree, kcal, kJ, mol
+from doctor_faults import BUNDLED, SHARED, copies
 from labelled_frames import (
     CLEAN,
     DFT,
@@ -27,6 +28,8 @@ from labelled_frames import (
 from ase_finetune.data.checks import check_frames
 from ase_finetune.data.pairs import work_pairs
 from ase_finetune.data.physics import label_consistency, pressure_slope
+from ase_finetune.data.scale import all_electron, check_energy_scale, energy_scales, foreign_unit
+from ase_finetune.data.sign import opposite_forces
 from ase_finetune.data.units import label_notes
 from ase_finetune.errors import DataError
 
@@ -63,6 +66,17 @@ def test_stress_units_and_signs(name, fault):
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize(("factor", "words"), [(1 / GPa, "in GPa"), (-1.0, "opposite sign")])
+@pytest.mark.parametrize("name", ["strained", "curve"])
+def test_a_wrong_stress_is_noted_where_it_is_not_trained_on(name, factor, words):
+    frames = planted(clean(name), scaled("REF_stress", factor))
+    check_frames(frames, stress=False)
+    (note,) = label_notes(frames)
+    assert "train stress contradicts" in note
+    assert words in note
+    assert "cutoff" not in note
+
+
 @pytest.mark.parametrize("name", ["alloys", "breathing"])
 def test_stress_without_strained_pairs(name):
     """Volumes and pressures decide where no two frames are near each other."""
@@ -121,6 +135,63 @@ def test_pressure_offset(gpa):
     assert label_consistency(frames).pressure_offset_gpa - before == pytest.approx(gpa, rel=1e-3)
     check_frames(frames, stress=True)
     assert len(label_notes(frames)) == 1
+
+
+def with_energies(total: float, to_eV: float = 1.0) -> list[Atoms]:
+    """Water at 300 K whose energies have another zero, and another unit than eV."""
+    frames = [frame.copy() for frame in clean("molecule")[::4]]
+    for frame in frames:
+        frame.info["REF_energy"] = (total + frame.info["REF_energy"]) / to_eV
+    return frames
+
+
+@pytest.mark.parametrize(
+    ("unit", "to_eV"), [("hartree", Hartree), ("kcal/mol", kcal / mol), ("kJ/mol", kJ / mol)]
+)
+def test_all_electron_energies_of_another_unit_stop(unit, to_eV):
+    total = 2 * all_electron(1) + all_electron(8)
+    frames = with_energies(total, to_eV)
+    with pytest.raises(DataError, match=rf"train set look like .* in {unit} \(H2O\): multiply"):
+        check_energy_scale(frames, "train")
+    # A part of the frames is enough where the forces confirm it.
+    with pytest.raises(DataError, match=unit):
+        check_energy_scale([*frames, *strained(24)], "train")
+    check_energy_scale(with_energies(total), "train")
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_scales_of_clean_frames(name):
+    check_energy_scale(clean(name), "train")
+
+
+def test_energies_of_a_size_by_chance_do_not_stop():
+    """Valence electrons in eV may weigh what all do in hartree, as in CHCl3."""
+    total = (2 * all_electron(1) + all_electron(8)) / Hartree - 2.1
+    frames = with_energies(total)
+    (scale,) = energy_scales(frames)
+    assert scale.to_eV == 1.0
+    check_energy_scale(frames, "train")
+    few = [*frames[:2], *strained(6)]
+    assert len(energy_scales(few)) == 2
+    assert foreign_unit(energy_scales(few)) is None
+    check_energy_scale(few, "train")
+
+
+def test_a_foundation_tells_the_sign_of_forces():
+    frames = clean("strained")
+    forces = np.concatenate([frame.arrays["REF_forces"] for frame in frames])
+    assert opposite_forces(frames, forces) is None
+    # The energies between these frames speak for the labels, so the foundation is wrong.
+    assert opposite_forces(frames, -forces) is None
+    flipped = planted(frames, scaled("REF_forces", -1.0))
+    assert opposite_forces(flipped, forces) == pytest.approx(-1)
+    assert opposite_forces(flipped[:2], forces[:8]) is None  # 24 components are too few
+    assert opposite_forces(planted(flipped, scaled("REF_forces", 1e-3)), forces) is None
+
+
+@pytest.mark.parametrize("name", [*BUNDLED, *SHARED])
+def test_scales_of_real_frames(name):
+    check_energy_scale(copies(name), "train")
 
 
 def test_work_is_independent_of_rotation():

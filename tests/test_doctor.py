@@ -16,8 +16,9 @@ from labelled_frames import CLEAN, clean, dynamics, labelled, moved, shuffled
 from typer.testing import CliRunner
 
 from ase_finetune.cli.app import app
+from ase_finetune.data.scale import all_electron
 from ase_finetune.doctor.duplicates import check_pair, displacement, farthest, twins
-from ase_finetune.doctor.energies import all_electron, fit_zero
+from ase_finetune.doctor.energies import fit_zero
 from ase_finetune.doctor.examine import examine
 from ase_finetune.doctor.finding import Finding, listed, of_frames, ranked
 from ase_finetune.doctor.geometry import close_pairs, geometry
@@ -81,6 +82,29 @@ def test_isolated_atoms_give_the_zero(tmp_path):
     assert alone.rank == 1
     total = 2 * alone.E0s["H"] + alone.E0s["O"]
     assert total == pytest.approx(water.info["REF_energy"])
+
+
+def test_two_codes_in_one_file_are_told_apart(tmp_path):
+    """All-electron water beside copper on a scale of its own."""
+    frames = [frame.copy() for frame in clean("molecule")[::4]]
+    for frame in frames:
+        frame.info["REF_energy"] += 2 * all_electron(1) + all_electron(8)
+    diagnosis = examine([written(tmp_path, [*frames, *clean("strained")])])
+    scale = diagnosis.sets["frames"]["E0s"]["scale"]
+    assert "all-electron total energies in eV (H2O)" in scale
+    assert "relative to atoms" in scale
+    assert "valence" not in scale
+    (finding,) = [f for f in diagnosis.findings if f.code == "fixed_composition"]
+    assert "same proportions" not in finding.message
+    assert "rank 2 of 3" in finding.message
+    for frame in frames:
+        frame.info["REF_energy"] /= Hartree
+    diagnosis = examine([written(tmp_path, [*frames, *clean("strained")])])
+    (finding,) = [f for f in diagnosis.findings if f.code == "energy_unit"]
+    assert (
+        finding.message == "The energies of H2O look like all-electron total energies in hartree."
+    )
+    assert finding.frames == tuple(range(10))
 
 
 @pytest.mark.parametrize(
@@ -172,8 +196,20 @@ def test_labels_of_a_calculator_need_their_names(tmp_path):
     diagnosis = examine([path])
     assert codes(diagnosis, "error") == ["energy_key", "forces_key"]
     assert "--energy-key free_energy" in diagnosis.recommended
+    assert "Mend the errors" not in verdicts(diagnosis)
+    assert "naming the keys" in verdicts(diagnosis)
     named = {"energy": "energy", "forces": "forces", "stress": "REF_stress"}
     assert codes(examine([path], keys=named), "error") == []
+
+
+def test_a_stress_is_named_only_with_a_weight(tmp_path):
+    frames = [frame.copy() for frame in clean("strained")]
+    for frame in frames:
+        frame.info["stress_GPaw"] = frame.info.pop("REF_stress")
+    command = examine([written(tmp_path, frames)]).recommended
+    assert command.endswith("--stress-key stress_GPaw --stress-weight 100")
+    del frames[3].info["stress_GPaw"]
+    assert "--stress" not in examine([written(tmp_path, frames)]).recommended
 
 
 def test_energies_that_are_not_totals_are_not_taken(tmp_path):
@@ -284,7 +320,7 @@ def test_zero_shot_errors(tmp_path):
     for atoms in frames:
         atoms.arrays["REF_forces"] *= -1
     diagnosis = examine([written(tmp_path, frames)], foundation="seed")
-    assert "zero_shot_forces" in codes(diagnosis)
+    assert "zero_shot_forces" in codes(diagnosis, "error")
 
 
 def test_the_command(tmp_path):

@@ -198,6 +198,45 @@ def test_two_codes_do_not_agree_on_the_energy_of_mo():
     assert step == pytest.approx(-454, abs=60)
 
 
+def dynamics_at_300K(count: int) -> list[Atoms]:
+    frames = [f for f in copies("acetylacetone.h5") if f.info["config_type"] == "md_300K"]
+    return frames[:count]
+
+
+@pytest.mark.parametrize("error", [-5.0, 5.0, 30.0])
+def test_a_gross_error_in_a_small_set_is_found(error, tmp_path):
+    """The linear model wants 100 frames; among 24 of 15 atoms the others of like structure do."""
+    frames = dynamics_at_300K(24)
+    path = tmp_path / "frames.xyz"
+    ase.io.write(path, frames, format="extxyz")
+    assert [f for f in examine([path]).findings if f.level != "note"] == []
+    frames[4].info["REF_energy"] += error
+    ase.io.write(path, frames, format="extxyz")
+    (finding,) = [f for f in examine([path]).findings if f.level != "note"]
+    assert (finding.code, finding.frames) == ("energy_outlier", (4,))
+    stated = float(finding.message.split(" by ")[1].split(" eV")[0])
+    assert stated == pytest.approx(error, abs=0.5)
+
+
+def test_a_foundation_finds_a_smaller_error(tmp_path):
+    frames = dynamics_at_300K(24)
+    frames[4].info["REF_energy"] += 2.0
+    path = tmp_path / "frames.xyz"
+    ase.io.write(path, frames, format="extxyz")
+    assert [f for f in examine([path]).findings if f.level != "note"] == []
+    (finding,) = [f for f in examine([path], foundation="seed").findings if f.level != "note"]
+    assert (finding.code, finding.frames) == ("energy_outlier", (4,))
+    assert "what seed predicts" in finding.message
+
+
+def test_a_lone_hot_frame_is_not_blamed(tmp_path):
+    hot = [f for f in copies("acetylacetone.h5") if f.info["config_type"] == "md_600K"]
+    path = tmp_path / "frames.xyz"
+    for frame in hot[:3]:
+        ase.io.write(path, [*dynamics_at_300K(24), frame], format="extxyz")
+        assert [f for f in examine([path]).findings if f.level != "note"] == []
+
+
 @pytest.mark.slow
 @pytest.mark.xfail(strict=True, reason="1 eV in 54 hot atoms, far from other frames, is too little")
 def test_a_small_error_in_a_hot_metal_is_found(tmp_path):

@@ -9,9 +9,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from ase.build import bulk
 from conftest import cu_frames
 
-from ase_finetune import RefineConfig, Splits, finetune, refine
+from ase_finetune import RefineConfig, Splits, TrainConfig, finetune, refine
+from ase_finetune.checkpoint import SEED, Checkpoint
 from ase_finetune.errors import CheckpointError, ConfigError, DataError
 from ase_finetune.evaluate import predict_frames
 from ase_finetune.graphs import collate, predict
@@ -207,6 +209,28 @@ def test_warm_up_fixes_the_number_of_epochs(splits, tiny_config, start, tmp_path
 def test_impossible_settings_stop_before_anything_is_computed(splits, tiny_config, values):
     with pytest.raises(ConfigError):
         prepare(splits, dataclasses.replace(tiny_config, **values))
+
+
+def test_forces_against_those_of_the_foundation_stop(tiny_config):
+    """Where no two frames are near, only the foundation knows the sign."""
+    frames = []
+    for index in range(4):
+        atoms = bulk("Mo", cubic=True) * (2, 2, 1)
+        atoms.rattle(0.2, seed=index)
+        frames.append(atoms)
+    seed = Checkpoint.load(SEED)
+    found = predict_frames(seed, frames)
+    for index, frame in enumerate(frames):
+        frame.info["REF_energy"] = float(found.energy[index])
+        frame.arrays["REF_forces"] = found.forces[8 * index : 8 * index + 8]
+    config = TrainConfig(foundation="seed")
+    prepare(Splits(frames[:3], frames[3:]), config)
+    for frame in frames:
+        frame.arrays["REF_forces"] = -frame.arrays["REF_forces"]
+    both = Splits(frames[:3], frames[3:])
+    with pytest.raises(DataError, match=r"train set run against .* seed \(correlation -1.00\)"):
+        prepare(both, config)
+    prepare(both, dataclasses.replace(tiny_config, stress_weight=0.0))
 
 
 def test_patience_stops(splits, tiny_config):

@@ -24,6 +24,7 @@ from ase_finetune.data.read import (
     is_isolated_atom,
     read_frames,
 )
+from ase_finetune.data.scale import check_energy_scale
 from ase_finetune.data.units import check_physics
 from ase_finetune.errors import ConfigError, DataError
 
@@ -212,6 +213,7 @@ class Splits:
         check_leakage(dict(self.items()))
         # Training and validation frames together give more pairs to judge by.
         check_physics([*self.train, *self.valid], stress=stress, name="train")
+        check_energy_scale([*self.train, *self.valid], "train")
         for name, frames in self.tests.items():
             check_physics(frames, stress=stress, name=name)
 

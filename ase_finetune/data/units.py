@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from ase import Atoms
 
-from ase_finetune.data.physics import Slope, label_consistency, pressure_slope
+from ase_finetune.data.physics import Consistency, Slope, label_consistency, pressure_slope
 from ase_finetune.errors import DataError
 
 FORCE_SLOPES = (0.6, 1.6)
@@ -67,24 +67,32 @@ def check_physics(frames: Sequence[Atoms], *, stress: bool, name: str) -> None:
         raise DataError(_force_sentence(found.forces, frames, name))
     if not stress:
         return
+    fault = _stress_fault(found, frames, name)
+    if fault is not None:
+        raise DataError(fault)
+
+
+def _stress_fault(found: Consistency, frames: Sequence[Atoms], name: str) -> str | None:
+    """What is wrong with sign or unit of the stress, in a sentence; None if nothing is."""
     if contradicts_work(found.stress, STRESS_SLOPES):
-        raise DataError(_stress_sentence(found.stress, found.virial, name))
+        return _stress_sentence(found.stress, found.virial, name)
     if found.stress is not None and found.stress.clear:
-        return
+        return None
     bulk = pressure_slope(frames)
     if bulk is None:
-        return
+        return None
     modulus, correlation = bulk
     if correlation > 0.9:
-        raise DataError(
+        return (
             f"The {name} stress has an implausible sign, for the pressure rises with the volume: "
             "give it with tension positive (VASP's sign is the opposite: multiply by -1)."
         )
     if modulus > STIFFEST and correlation < -0.9:
-        raise DataError(
+        return (
             f"The {name} stress has an implausible unit, for it implies a bulk modulus of "
             f"{modulus:.0f} GPa: give it in eV/A^3 (divide GPa by 160.2177, kbar by 1602.177)."
         )
+    return None
 
 
 def label_notes(frames: Sequence[Atoms]) -> list[str]:
@@ -98,10 +106,14 @@ def label_notes(frames: Sequence[Atoms]) -> list[str]:
     Returns
     -------
     list of str
-        On the order of the shear stresses, and on a pressure that differs from the slope of
+        On a stress of another sign or unit, which is no reason to stop where it is not trained on;
+        else on the order of the shear stresses, and on a pressure that differs from the slope of
         energy against volume by more than 0.5 GPa. Empty where all is well or nothing is known.
     """
     found = label_consistency(frames)
+    fault = _stress_fault(found, frames, "train")
+    if fault is not None:
+        return [f"{fault} Errors of stress mean nothing before that."]
     notes = []
     if found.shear_order is not None:
         notes.append(

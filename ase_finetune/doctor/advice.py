@@ -52,19 +52,28 @@ def recommended(
         joined = given if role == "test" or len(given) < 2 else ["JOINED.xyz"]
         parts += [f"--{role} {path}" for path in joined]
     parts.append(f"--foundation {foundation}")
-    for kind, default in DEFAULT_KEYS.items():
-        key = examined[0].data.keys[kind]
-        if key is not None and key != default:
-            parts.append(f"--{kind}-key {key}")
-    stress = [
-        f for f in findings if f.code.startswith(("stress_", "pressure_")) and f.level != "note"
-    ]
-    periodic = all(
+    keys = examined[0].data.keys
+    named = {
+        kind: f"--{kind}-key {keys[kind]}"
+        for kind, default in DEFAULT_KEYS.items()
+        if keys[kind] not in (None, default)
+    }
+    stress = named.pop("stress", None)
+    parts += named.values()
+    if _stress_is_sound(examined, findings):
+        # A key without a weight would do nothing.
+        parts += [*([stress] if stress else []), "--stress-weight 100"]
+    return " ".join(parts)
+
+
+def _stress_is_sound(examined: Sequence[Examined], findings: Sequence[Finding]) -> bool:
+    doubtful = any(
+        f.code.startswith(("stress_", "pressure_")) and f.level != "note" and f.code != "stress_key"
+        for f in findings
+    )
+    return not doubtful and all(
         found.contents["n_labelled"]["stress"]
         >= found.contents["n_frames"] - found.contents["n_isolated_atoms"]
         for found in examined
         if found.data.role != "test"
     )
-    if periodic and not stress:
-        parts.append("--stress-weight 10")
-    return " ".join(parts)

@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
-from ase.units import Hartree, kcal, kJ, mol
 from numpy.typing import NDArray
 
 from ase_finetune.data.read import ENERGY_KEY, is_isolated_atom
+from ase_finetune.data.scale import (
+    ALL_ELECTRON,
+    Scale,
+    energy_scales,
+    foreign_unit,
+    listed_formulas,
+)
 from ase_finetune.doctor.finding import Finding, listed
 from ase_finetune.e0s import _fit
 
 Array = NDArray[np.float64]
 
 _COHESION = (-1.0, 15.0)  # eV/atom, generous: no solid or molecule is bound by more than 12
-_SAME_SCALE = 0.03
-_ALL_ELECTRON = "all-electron total energies in eV"
-_OTHER_UNITS = {"hartree": Hartree, "kcal/mol": kcal / mol, "kJ/mol": kJ / mol}  # -> eV
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,11 @@ class Zero:
     residual
         (F,), eV/atom, energies less the E0s.
     scale
-        What the size of the energies looks like, in words.
-    to_eV
-        What would bring energies of that scale to eV; 1 where they seem to be.
+        What the size of the energies looks like, in words; by composition where they differ.
+    foreign
+        What is of another unit than eV, None where all seem to be in eV.
+    judged
+        Number of frames whose scale was judged.
     """
 
     E0s: dict[str, float]
@@ -50,12 +56,28 @@ class Zero:
     isolated: dict[str, float]
     residual: Array
     scale: str
-    to_eV: float
+    foreign: Scale | None
+    judged: int
+
+    def document(self) -> dict[str, Any]:
+        """Return what doctor.json holds."""
+        kept = ("E0s", "rank", "elements", "isolated", "scale", "to_eV")
+        return {key: getattr(self, key) for key in kept}
+
+    @property
+    def to_eV(self) -> float:
+        """What would bring nearly all energies to eV; 1 where they, or many, seem to be."""
+        return 1.0 if self.foreign is None or self.partly_foreign else self.foreign.to_eV
+
+    @property
+    def partly_foreign(self) -> bool:
+        """Whether energies of another unit are beside others."""
+        return self.foreign is not None and len(self.foreign.frames) < 0.9 * self.judged
 
     @property
     def all_electron(self) -> bool:
         """Whether the energies are as large as all-electron ones in eV."""
-        return self.scale == _ALL_ELECTRON
+        return self.scale == ALL_ELECTRON
 
 
 def fit_zero(frames: Sequence[Atoms]) -> Zero:
@@ -82,40 +104,23 @@ def fit_zero(frames: Sequence[Atoms]) -> Zero:
         if is_isolated_atom(frame):
             isolated.setdefault(chemical_symbols[int(frame.numbers[0])], float(value))
     symbols = [chemical_symbols[z] for z in elements]
+    scales = energy_scales(frames)
     return Zero(
         dict(zip(symbols, map(float, values), strict=True)),
         rank,
         len(elements),
         isolated,
         (energy - counts @ values) / size,
-        *_scale(counts, energy, elements),
+        _spelled(scales),
+        foreign_unit(scales),
+        sum(len(scale.frames) for scale in scales),
     )
 
 
-def all_electron(number: int) -> float:
-    """Total energy of a neutral atom, eV, good to 10 % (2 % beyond carbon).
-
-    Thomas-Fermi with Scott's and Schwinger's corrections: J. Schwinger, Phys. Rev. A 24, 2353
-    (1981), nonrelativistic.
-    """
-    z = float(number)
-    return float(-(0.768745 * z ** (7 / 3) - z**2 / 2 + 0.269900 * z ** (5 / 3)) * Hartree)
-
-
-def _scale(counts: Array, energy: Array, elements: Sequence[int]) -> tuple[str, float]:
-    full = counts @ np.array([all_electron(z) for z in elements])
-    ratio = float(np.median(energy / full))
-    middle = float(np.median(energy / counts.sum(axis=1)))
-    if 0.9 < ratio < 1.12 and max(elements) > 2:
-        return _ALL_ELECTRON, 1.0
-    for unit, size in _OTHER_UNITS.items():
-        if abs(ratio * size - 1) < _SAME_SCALE:
-            return f"all-electron total energies in {unit}", size
-    if -25.0 < middle < 5.0:
-        return "energies relative to atoms or reference atoms (VASP's and GPAW's scale)", 1.0
-    if ratio < 0.9 and middle < 0:
-        return "total energies of valence electrons (pseudopotentials)", 1.0
-    return "no scale that is known here", 1.0
+def _spelled(scales: Sequence[Scale]) -> str:
+    if len(scales) == 1:
+        return scales[0].words
+    return "; ".join(f"{scale.words} ({listed_formulas(scale)})" for scale in scales)
 
 
 def check_zero(
@@ -129,21 +134,24 @@ def check_zero(
             Finding(
                 "note",
                 "fixed_composition",
-                "All frames have the same proportions of elements, so the energies cannot tell "
-                f"the elements' own energies apart (rank {zero.rank} of {zero.elements}).",
-                "Fine for this composition (E0s 'estimated' shifts what can be shifted); for "
-                "others add one isolated atom per element.",
+                f"{_dependent([frames[r] for r in several or range(len(frames))])}, so the "
+                "energies cannot tell the elements' own energies apart (rank "
+                f"{zero.rank} of {zero.elements}).",
+                "Fine for what is here (E0s 'estimated' shifts what can be shifted); for other "
+                "compositions add one isolated atom per element.",
                 name,
             )
         )
-    if zero.to_eV != 1.0:
+    if zero.foreign is not None:
+        which = f" of {listed_formulas(zero.foreign)}" if zero.partly_foreign else ""
         found.append(
             Finding(
                 "error",
                 "energy_unit",
-                f"The energies look like {zero.scale}.",
-                f"Multiply them by {zero.to_eV:.6g} to have eV.",
+                f"The energies{which} look like {zero.foreign.words}.",
+                f"Multiply them by {zero.foreign.to_eV:.6g} to have eV.",
                 name,
+                tuple(rows[r] for r in zero.foreign.frames) if which else (),
             )
         )
         return found
@@ -165,6 +173,13 @@ def check_zero(
                 )
             )
     return found + _cohesion(zero.isolated, frames, several, rows, name)
+
+
+def _dependent(frames: Sequence[Atoms]) -> str:
+    counts = [np.bincount(frame.numbers) for frame in frames]
+    if len({(count // np.gcd.reduce(count)).tobytes() for count in counts}) == 1:
+        return "All frames have the same proportions of elements"
+    return "The compositions are linearly dependent, or fewer than the elements"
 
 
 def _cohesion(

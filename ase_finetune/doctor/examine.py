@@ -24,6 +24,7 @@ from ase_finetune.doctor.finding import LEVELS, Finding, Progress, ranked
 from ase_finetune.doctor.geometry import bins_for, check_geometry, geometry
 from ase_finetune.doctor.labels import check_constant, check_forces, check_labels, usable
 from ase_finetune.doctor.levels import check_levels, recorded
+from ase_finetune.doctor.lone import distances, lone_energies, lone_finding
 from ase_finetune.doctor.outliers import check_energies, check_extremes, jumps
 from ase_finetune.doctor.physics import check_forces_unit, check_free_energy, check_stress
 from ase_finetune.doctor.read import DEFAULT_KEYS, Examined, read_set
@@ -35,6 +36,7 @@ _SPOILED = {"overlap", "forces_zeroed"}
 # After these, work and energies cannot be compared; after the next ones, forces cannot.
 _OTHER_WORK = {"energy_unit", "label_units"}
 _OTHER_FORCES = {"force_sign", "force_unit", "force_energy_mismatch"}
+_OTHER_LEVELS = {"levels_mixed", "energies_unrelated", "energies_constant"}
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def _examine_set(found: Examined, foundation: str | None, progress: Progress | N
     if not found.rows:
         return
     zero = fit_zero([frames[i] for i in found.rows])
-    found.contents["E0s"] = {k: v for k, v in asdict(zero).items() if k != "residual"}
+    found.contents["E0s"] = zero.document()
     found.findings += check_zero(zero, [frames[i] for i in found.rows], found.rows, name)
     several = [i for i in found.rows if not is_isolated_atom(frames[i])]
     if several:
@@ -149,7 +151,10 @@ def _examine_set(found: Examined, foundation: str | None, progress: Progress | N
         chosen = several or found.rows
         results, more = zero_shot(foundation, [frames[i] for i in chosen], chosen, name, progress)
         found.contents["zero_shot"] = results
-        found.findings += more
+        known = _accused(found)
+        found.findings += [
+            f for f in more if f.code != "energy_outlier" or not set(f.frames) <= known
+        ]
 
 
 def _examine_physics(
@@ -204,10 +209,10 @@ def _examine_work(
     sizes = np.array([len(f) for f in frames])
     consistency, pairs = label_consistency(frames), work_pairs(frames)
     found.contents["consistency"] = _spelled(consistency)
-    if _agree(consistency.forces):
+    if _agree(consistency.forces) and not zero.partly_foreign:
         # The scale of the energies is a hint only; work between frames is evidence.
         _drop(found, "energy_unit")
-    else:
+    elif not _agree(consistency.forces):
         sized = [len(f) for f in frames]
         sure = _agree(consistency.stress) or zero.all_electron or zero.to_eV != 1.0
         found.findings += check_forces_unit(consistency, sized, factor / zero.to_eV, sure, name)
@@ -227,10 +232,21 @@ def _examine_work(
             "scatter_meV_per_atom": 1000 * model.scatter,
         }
     more = check_energies(jumps(pairs, sizes, trusted), model, sizes, rows, name)
-    if {"levels_mixed", "energies_unrelated"} & {f.code for f in more}:
+    if _OTHER_LEVELS & {f.code for f in more}:
         _drop(found, "energy_outlier")
-    known = {i for f in found.findings if f.code == "energy_outlier" for i in f.frames}
+    known = _accused(found)
     found.findings += [f for f in more if f.code != "energy_outlier" or not set(f.frames) <= known]
+    if not found.codes & _OTHER_LEVELS:
+        size = force * np.sqrt(sizes)
+        alone = lone_energies(frames, energy * sizes, distances(frames, features), size)
+        wrong = {rows[k]: off for k, off in alone.items() if rows[k] not in _accused(found)}
+        if wrong:
+            beside = "those of all frames like it"
+            found.findings.append(lone_finding(wrong, len(rows), beside, name))
+
+
+def _accused(found: Examined) -> set[int]:
+    return {i for f in found.findings if f.code == "energy_outlier" for i in f.frames}
 
 
 def _drop(found: Examined, code: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ase_finetune.doctor.examine import Diagnosis
 from ase_finetune.doctor.finding import Finding, listed
 
 _LONGEST = 40  # characters of a name in a list
+_NAMED = {"energy_key", "forces_key"}  # the command recommended mends these errors
 _TITLES = {"error": "ERROR", "warning": "WARNING", "note": "note"}
 
 
@@ -27,9 +28,17 @@ def verdicts(diagnosis: Diagnosis) -> str:
         + ", ".join(f"{counts[level]} {level}{'s' * (counts[level] != 1)}" for level in counts)
     ]
     lines += [_finding(finding) for finding in diagnosis.findings]
-    start = "Mend the errors first, then run" if counts["error"] else "Next"
-    lines.append(f"{start}: {diagnosis.recommended}")
+    lines.append(f"{_before(diagnosis.findings)}: {diagnosis.recommended}")
     return "\n".join(lines)
+
+
+def _before(findings: Sequence[Finding]) -> str:
+    errors = [f.code for f in findings if f.level == "error"]
+    if not errors:
+        return "Next"
+    if all(code in _NAMED for code in errors):
+        return "Next, naming the keys, if those are the labels"
+    return "Mend the errors first, then run"
 
 
 def _finding(finding: Finding) -> str:

@@ -11,7 +11,9 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from ase_finetune.checkpoint import Checkpoint
+from ase_finetune.data.sign import opposite_forces
 from ase_finetune.doctor.finding import Finding, Progress, of_frames
+from ase_finetune.doctor.lone import lone_energies, lone_finding
 from ase_finetune.e0s import resolve_E0s
 from ase_finetune.evaluate import Predictions, predict_frames
 from ase_finetune.foundations import load_foundation
@@ -94,10 +96,44 @@ def zero_shot(
         "force_correlation": _cosine(found.forces, found.forces_ref),
         "force_ratio": _ratio(found.forces_ref, found.forces),
     }
-    return results, _judged(results, name, source)
+    judged = _judged(results, opposite_forces(chosen, found.forces), name, source)
+    wrong = {} if judged else _far_off(chosen, found)
+    if wrong:
+        by_number = {rows[places[k]]: off for k, off in wrong.items()}
+        beside = f"what {name} predicts"
+        judged.append(lone_finding(by_number, len(chosen), beside, source))
+    return results, judged
 
 
-def _judged(results: dict[str, Any], name: str, source: str) -> list[Finding]:
+def _far_off(frames: Sequence[Atoms], found: Predictions) -> dict[int, float]:
+    """Frames whose forces are predicted as well as others', and whose energy is not."""
+    ends = np.cumsum(found.n_atoms)[:-1]
+
+    def size(values: np.ndarray) -> np.ndarray:
+        return np.array([np.linalg.norm(part) for part in np.split(values, ends)])
+
+    return lone_energies(
+        frames,
+        found.energy_ref - found.energy,
+        size(found.forces - found.forces_ref),
+        size(found.forces_ref),
+    )
+
+
+def _judged(
+    results: dict[str, Any], opposite: float | None, name: str, source: str
+) -> list[Finding]:
+    if opposite is not None:
+        return [
+            Finding(
+                "error",
+                "zero_shot_forces",
+                f"The forces run against those of {name} (correlation {opposite:.2f}), so their "
+                "sign is probably flipped.",
+                "Give forces, which are minus the gradients of the energy.",
+                source,
+            )
+        ]
     ratio, cosine = results["force_ratio"], results["force_correlation"]
     if cosine is not None and cosine < -0.5:
         what = f"run against those of {name} (correlation {cosine:.2f})"
