@@ -63,8 +63,24 @@ def read_document(folder: Path) -> bytes:
         If there are none to be read.
     """
     if not folder.is_dir() or not (folder / DOCUMENT).is_file():
-        raise CheckpointError(f"{folder} is not a checkpoint folder (it has no {DOCUMENT}).")
+        raise CheckpointError(
+            f"{folder} is not a checkpoint folder (it has no {DOCUMENT}){_instead(folder)}"
+        )
     return _read(folder / DOCUMENT)
+
+
+def _instead(folder: Path) -> str:
+    """Say what may have been meant by something that is not a checkpoint."""
+    for stage in ("refined", "finetuned"):
+        inside = folder / "checkpoints" / stage
+        if (inside / DOCUMENT).is_file():
+            return f": did you mean {inside}?"
+    if folder.suffix == ".model" or (len(folder.parts) == 1 and not folder.exists()):
+        return (
+            "; if it is a foundation, measure it by "
+            f"`ase-finetune doctor FRAMES --foundation {folder}`."
+        )
+    return "."
 
 
 def read_weights(folder: Path, digest: str) -> bytes:

@@ -84,7 +84,10 @@ def export(
     if target.is_dir():
         raise ConfigError(f"{target} is a folder; name a file.")
     if target.exists() and not overwrite:
-        raise ConfigError(f"{target} exists; choose another name, or overwrite it.")
+        raise ConfigError(
+            f"{target} exists; choose another name, or replace it with --overwrite "
+            "(overwrite=True)."
+        )
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.load(checkpoint)
     module: Any = checkpoint.module(dtype)

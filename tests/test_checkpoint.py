@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -187,6 +188,21 @@ def test_damaged_files(saved):
         Checkpoint.load(saved)
     with pytest.raises(CheckpointError, match="not a checkpoint folder"):
         Checkpoint.load(saved / "nothing")
+
+
+def test_what_may_have_been_meant_by_no_checkpoint(saved, tmp_path):
+    run = tmp_path / "run"
+    for stage in ("finetuned", "refined"):
+        shutil.copytree(saved, run / "checkpoints" / stage)
+        with pytest.raises(CheckpointError, match=f"did you mean .*checkpoints/{stage}\\?"):
+            Checkpoint.load(run)
+    (tmp_path / "tuned.model").write_bytes(b"")
+    for name in ("small", tmp_path / "tuned.model"):
+        with pytest.raises(CheckpointError, match=f"doctor FRAMES --foundation {name}`"):
+            Checkpoint.load(name)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"it has no checkpoint.json\)\.$"):
+        Checkpoint.load(tmp_path / "empty")
 
 
 def test_a_changed_weight_is_noticed_even_with_a_fitting_hash(saved):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ase_finetune import Checkpoint
-from ase_finetune.cli.options import HELP, read_config
+from ase_finetune.cli.options import HELP, read_config, resolve
 from ase_finetune.config import RefineConfig, TrainConfig, from_mapping
 from ase_finetune.errors import ConfigError
 from ase_finetune.evaluate import resolve_device
@@ -86,6 +86,20 @@ def test_numbers_that_yaml_takes_for_text(tmp_path):
     }
 
 
+def test_a_file_of_settings_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match="does not exist"):
+        read_config(tmp_path / "no.yaml")
+    (tmp_path / "broken.yaml").write_text("lr: [")
+    with pytest.raises(ConfigError, match="not a readable YAML"):
+        read_config(tmp_path / "broken.yaml")
+
+
+def test_no_refinement_is_null_in_a_file():
+    with pytest.raises(ConfigError, match=r"refine is 0; write `refine: null`"):
+        resolve({"refine": 0}, None)
+    assert resolve({"refine": None}, None)[1] is None
+
+
 def test_impossible_option_of_an_optimizer():
     with pytest.raises(ConfigError, match="does not take these settings"):
         build_optimizer("adamw", [torch.nn.Parameter(torch.ones(1))], options={"betas": 2})
@@ -103,8 +117,6 @@ def test_unknown_option_of_an_optimizer():
 
 
 def test_the_rate_of_a_recipe_is_that_of_its_optimizer():
-    from ase_finetune.cli.options import resolve
-
     recipe = {"optimizer": "soap", "lr": 1e-2, "ema_decay": 0.99, "epochs": 80, "batch_size": 2}
     own, _ = resolve({"epochs": 3}, None, recipe)
     assert (own.optimizer, own.lr, own.ema_decay, own.epochs) == ("soap", 1e-2, 0.99, 3)
@@ -120,8 +132,6 @@ def test_the_rate_of_a_recipe_is_that_of_its_optimizer():
 
 
 def test_only_the_seed_brings_replay_frames():
-    from ase_finetune.cli.options import resolve
-
     recipe = {"epochs": 3, "replay_weight": 0.03}
     for changes, weight in (
         ({}, 0.03),

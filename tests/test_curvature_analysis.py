@@ -15,6 +15,7 @@ from tiny_curvature import WEIGHTS, dense_hessian, normal, tiny_residuals, tiny_
 from typer.testing import CliRunner
 
 from ase_finetune.cli.app import app
+from ase_finetune.cli.curvature import table
 from ase_finetune.config import TrainConfig
 from ase_finetune.curvature import (
     Curvature,
@@ -145,7 +146,7 @@ def test_frames_are_spread_and_memory_is_kept(study):
     loss = Loss.for_graphs(graphs, **WEIGHTS)
     assert spread(graphs, loss, 60) == [0, 2, 5]
     assert spread(graphs, loss, 10**6) == list(range(6))
-    with pytest.raises(ConfigError, match="No frame has at most"):
+    with pytest.raises(ConfigError, match=r"No frame has at most 5 residuals.*raise --rows"):
         spread(graphs, loss, 5)
     little = CurvatureSettings(optimizers=("adam",), memory_GB=1e-4)
     with pytest.raises(ConfigError, match="too little"):
@@ -248,6 +249,15 @@ def test_residual_metrics_of_known_shares():
         np.exp(-0.6 * np.log(0.6) - 0.4 * np.log(0.4))
     )
     assert stiff.soft_half == 0.0
+
+
+def test_one_frame_is_one_and_has_no_interval(result):
+    name, o = next(iter(result.optimizers.items()))
+    bare = dataclasses.replace(o, errors=dict.fromkeys(o.errors, float("nan")))
+    alone = dataclasses.replace(result, frames=1, optimizers={name: bare})
+    made = table(alone)
+    assert "of 1 frame, " in str(made.title)
+    assert [str(made.columns[k]._cells[0])[-3:] for k in (2, 4)] == ["± -", "± -"]
 
 
 def test_a_document_holds_no_nan(result):

@@ -23,7 +23,7 @@ def test_what_exists_is_kept(checkpoint_of, tmp_path, monkeypatch):
     path = tmp_path / "new" / "exported.model"
     export(checkpoint, path)
     before = path.read_bytes()
-    with pytest.raises(ConfigError, match="exists"):
+    with pytest.raises(ConfigError, match=r"exists; .* --overwrite"):
         export(checkpoint, path)
     with pytest.raises(ConfigError, match="is a folder"):
         export(checkpoint, tmp_path, overwrite=True)

@@ -23,7 +23,6 @@ from ase_finetune.cli.arguments import (
     StressKey,
     SystemName,
     TrainFile,
-    ValidFraction,
     Weight,
 )
 from ase_finetune.cli.data import splits_of
@@ -83,7 +82,9 @@ def curvature(
     forces_weight: Weight = None,
     stress_weight: Weight = None,
     seed: Annotated[int, typer.Option(help="Of mini-batches, probes and half samples.")] = 1,
-    valid_fraction: ValidFraction = 0.1,
+    valid_fraction: Annotated[
+        float, typer.Option(help="Share of each trajectory or type left out, in blocks.")
+    ] = 0.1,
     split_by: SplitBy = "trajectory",
     energy_key: EnergyKey = MACE_KEYS[0],
     forces_key: ForcesKey = MACE_KEYS[1],
@@ -346,13 +347,20 @@ def _told(settings: CurvatureSettings) -> dict[str, Any]:
             "memory_GB": settings.memory_GB}  # fmt: skip
 
 
+def _gain(value: float, half_width: float) -> str:
+    """Spell a gain and its interval, which one frame does not give."""
+    return f"{value:+.2f} ± {'-' if math.isnan(half_width) else f'{half_width:.2f}'}"
+
+
 def table(result: CurvatureResult) -> Table:
     """Make the table of a view: a row per optimizer."""
     from rich.table import Table
 
+    from ase_finetune.curvature.selection import counted
+
     title = (
-        f"{result.view}: {result.rows} residuals of {result.frames} frames, {result.invisible} of "
-        f"them without visible curvature, {result.active} active parameters"
+        f"{result.view}: {result.rows} residuals of {counted(result.frames)}, "
+        f"{result.invisible} of them without visible curvature, {result.active} active parameters"
     )
     made = Table(title=title, title_justify="left", caption=NOTE, caption_justify="left")
     labels = ("optimizer", "kappa", "gain", "median", "gain", "std", "rank", "lr*lmax", "stable",
@@ -366,9 +374,9 @@ def table(result: CurvatureResult) -> Table:
         made.add_row(
             name,
             f"{m.log10_kappa:.2f}",
-            f"{o.gains['log10_kappa']:+.2f} ± {e['gain_log10_kappa']:.2f}",
+            _gain(o.gains["log10_kappa"], e["gain_log10_kappa"]),
             f"{m.log10_median_ratio:.2f}",
-            f"{o.gains['log10_median_ratio']:+.2f} ± {e['gain_log10_median_ratio']:.2f}",
+            _gain(o.gains["log10_median_ratio"], e["gain_log10_median_ratio"]),
             f"{m.std_log10:.2f}",
             f"{m.effective_rank:.1f}",
             f"{o.lr * largest:.2g}",

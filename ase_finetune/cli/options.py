@@ -168,6 +168,8 @@ def read_config(path: Path | None) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist; name a YAML file of settings.") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} is not a readable YAML file of settings.") from error
     if content is None:
@@ -223,7 +225,10 @@ def resolve(
             else {**(refine or {}), "evaluations": refine_evaluations}
         )
     if refine is not None and not isinstance(refine, Mapping):
-        raise ConfigError("refine must be null or hold settings of the refinement.")
+        raise ConfigError(
+            f"refine is {refine!r}; write `refine: null` for none, or settings such as "
+            "`refine: {evaluations: 50}`."
+        )
     train = from_mapping(TrainConfig, merged)
     if refine is None:
         return train, None

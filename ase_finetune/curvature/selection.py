@@ -32,6 +32,11 @@ def rows_of(graph: Graph, loss: Loss) -> int:
     )
 
 
+def counted(frames: int) -> str:
+    """Spell a number of frames."""
+    return f"{frames} frame{'' if frames == 1 else 's'}"
+
+
 def spread(graphs: Sequence[Graph], loss: Loss, rows: int) -> list[int]:
     """Return frames at even distances in the data, as many as have at most so many residuals.
 
@@ -45,7 +50,9 @@ def spread(graphs: Sequence[Graph], loss: Loss, rows: int) -> list[int]:
         chosen = np.unique(np.linspace(0, len(graphs) - 1, count).round().astype(int))
         if 0 < counts[chosen].sum() <= rows:
             return [int(i) for i in chosen]
-    raise ConfigError(f"No frame has at most {rows} residuals; the first has {counts[0]}.")
+    raise ConfigError(
+        f"No frame has at most {rows} residuals; the first has {counts[0]}: raise --rows."
+    )
 
 
 @dataclass(frozen=True)
@@ -127,7 +134,7 @@ def estimate(
     return Estimate(
         seconds,
         memory,
-        f"{len(graphs)} frames, {rows} residuals x {size} parameters, {optimizers} optimizers: "
+        f"{counted(len(graphs))}, {rows} residuals x {size} parameters, {optimizers} optimizers: "
         f"about {max(seconds / 60.0, 0.1):.1f} min and {memory:.1f} GB.",
     )
 
