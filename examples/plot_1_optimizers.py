@@ -374,22 +374,23 @@ for system, study in studies.items():
 # %%
 # What follows
 # ------------
-# **No optimizer wins everywhere.** On MoS\ :sub:`2`, with two test frames in distribution and seven
-# out of it, **SOAP is better than Adam** by 38 % and 16 %, and ScheduleFree is worse. On
-# acetylacetone, where the study is sharp, **SOAP and ScheduleFree are better than Adam** at 600 K, by
-# 13 and 4 %; in distribution by 11 % (SOAP, not distinguished after correction) and 6 %. SGD and LAMB
-# are worse in both, Ranger at 600 K. (On all frames out of distribution, torsions and hydrogen
-# transfers among them, neither is distinguished from Adam.) AdamW at a decay of 0.01 is Adam within
-# 0.2 % there. That is the paper's ScheduleFree, and not its AdamW; whether it is more than its
-# averaging is open. On Mo, at 40 passes over 32 frames, **no optimizer is distinguished from
-# Adam**, SOAP being better on three draws of the frames and worse on two in validation: the
-# intervals span from 8 % (RAdam in
-# distribution) to 90 % (Muon, whose learning rate is at the edge of its grid).
+# **No optimizer wins everywhere.** On MoS\ :sub:`2`, with two test frames in distribution and
+# seven out of it, **SOAP is better than Adam** by 38 % and 16 %, and ScheduleFree is worse. On
+# acetylacetone, where the study is sharp, **SOAP and ScheduleFree are better than Adam** at 600
+# K, by 13 and 4 %; in distribution by 11 % (SOAP, not distinguished after correction) and 6 %.
+# SGD and LAMB are worse in both, Ranger at 600 K. (On all frames out of distribution, torsions
+# and hydrogen transfers among them, neither is distinguished from Adam.) AdamW at a decay of 0.01
+# is Adam within 0.2 % there. That is the paper's ScheduleFree, and not its AdamW; whether it is
+# more than its averaging is open. On Mo, at 40 passes over 32 frames, **no optimizer is
+# distinguished from Adam**, SOAP being better on three draws of the frames and worse on two in
+# validation: the intervals span from 8 % (RAdam in distribution) to 90 % (Muon, whose learning
+# rate is at the edge of its grid).
 #
 # What matters more is where training starts, the learning rate (AdamW's trials in ``study.json``
 # differ by a factor of two), batches and averaging, and how long one trains. On acetylacetone
 # batches of 2 and an average lower AdamW's error by 22 %, and SOAP's to 33 % below it, with a
 # fifth of its energy error; on Mo the average does as much for energies, while SOAP is better or
 # worse than AdamW by the draw of the frames. On acetylacetone thirty passes of SOAP instead of
-# ten lower the error by 31 %, twenty full-batch evaluations after the ten by 10 %. A short second-order stage is no substitute for training; for what a hundred evaluations
-# do once it has converged, see pages 2, 3 and 5.
+# ten lower the error by 31 %, twenty full-batch evaluations after the ten by 10 %. A short
+# second-order stage is no substitute for training; for what a hundred evaluations do once it has
+# converged, see pages 2, 3 and 5.
