@@ -268,10 +268,9 @@ for path in trained:
         print(f"{one['condition']}: rho {one['rho']:.2f} [{one['low']:.2f}, {one['high']:.2f}]")
 
 # %%
-# In distribution the correlation is positive on all three systems, and every interval includes
-# zero. Among the first-order ones SOAP takes the most off kappa. On MoS\ :sub:`2` it is the best by
-# far; on acetylacetone it is not distinguished from Adam, but for all frames out of distribution
-# together, on which it is worse.
+# In distribution the correlation is positive on all three systems, on acetylacetone by an interval
+# that excludes zero. Among the first-order ones SOAP takes the most off kappa, and it is the best on
+# MoS\ :sub:`2`, by far, and on acetylacetone; on Mo it depends on the draw of the frames.
 
 # %%
 # Before and after refinement
