@@ -289,7 +289,7 @@ def test_bad_config_files(folder, tmp_path):
     assert "Unknown setting 'learning_rate'" in refused(*base, tmp_path / "typo.yaml")
     (tmp_path / "list.yaml").write_text("- 1\n")
     assert "name: value" in refused(*base, tmp_path / "list.yaml")
-    assert "readable YAML" in refused(*base, tmp_path / "absent.yaml")
+    assert "does not exist" in refused(*base, tmp_path / "absent.yaml")
 
 
 def test_an_unwritable_output_is_one_sentence(folder, tmp_path):
