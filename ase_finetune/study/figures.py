@@ -119,7 +119,7 @@ def learning_curves(study: Study) -> Figure | None:
         axes.set_xlabel("Gradient equivalents", fontsize=8)
         axes.set_ylabel("Validation force RMSE (meV/Å)", fontsize=8)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=7, frameon=False)
     return figure
 
 
