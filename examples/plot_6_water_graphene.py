@@ -27,9 +27,9 @@ displacement and the diffusion coefficient, and the H-O-H angle.
 # continuing the same trajectories bit for bit. They advance in turn, a picosecond at a time, and
 # what is stored grows with them: a command that is stopped leaves a shorter result that is whole,
 # and the same command goes on. The first tenth of a run, at most 10 ps, is not looked at. A run
-# that blows up is stopped, and when and why is its result. The stored runs are of the 40 DFT frames
-# of 2026-11-27, and that of SOAP is by the rule of then, whose bases were not kept in order (see the
-# changelog).
+# that blows up is stopped, and when and why is its result. The stored runs are of the 40 DFT
+# frames of 2026-11-27, and that of SOAP is by the rule of then, whose bases were not kept in
+# order (see the changelog).
 
 import gallery
 import numpy as np

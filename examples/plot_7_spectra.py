@@ -269,8 +269,8 @@ for path in trained:
 
 # %%
 # In distribution the correlation is positive on all three systems, on acetylacetone by an interval
-# that excludes zero. Among the first-order ones SOAP takes the most off kappa, and it is the best on
-# MoS\ :sub:`2`, by far, and on acetylacetone; on Mo it depends on the draw of the frames.
+# that excludes zero. Among the first-order ones SOAP takes the most off kappa, and it is the best
+# on MoS\ :sub:`2`, by far, and on acetylacetone; on Mo it depends on the draw of the frames.
 
 # %%
 # Before and after refinement
