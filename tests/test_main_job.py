@@ -60,8 +60,8 @@ def test_the_bundled_recipe_improves_forces_and_physics(tmp_path):
     """Bounds hold what was reached with room for another machine; the aims are tighter."""
     results = run(tmp_path / "mo")
     assert force(results, "refined", "test_id") < 0.55 * force(results, "zero_shot", "test_id")
-    # Less is forgotten than without replay frames, where it is 2.9 to 3.6 times.
-    assert force(results, "refined", "replay") < 2.5 * force(results, "zero_shot", "replay")
+    # Less is forgotten than without replay frames, where it is 2.2 to 3.0 times (replay.jsonl).
+    assert force(results, "refined", "replay") < 2.0 * force(results, "zero_shot", "replay")
     # The refinement was accepted.
     assert force(results, "refined", "valid") < force(results, "finetuned", "valid")
     before, after = (results["properties"][stage] for stage in ("zero_shot", "refined"))

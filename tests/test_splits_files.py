@@ -59,6 +59,12 @@ def test_other_spellings_are_no_test_sets(name, meant, file):
         Splits.from_named({"train": frames, "valid": frames, name: frames})
 
 
+def test_frames_of_a_test_set_alone_are_not_trained_on(file):
+    with pytest.raises(DataError, match="All frames to train on are of the set 'test_ood'"):
+        Splits.from_files(file(["test_ood"] * 8))
+    assert counts(Splits.from_files(file(["train"] * 8))) == {"train": 7, "valid": 1}
+
+
 def test_validation_frames_of_another_file_leave_tests_out_of_training(file, tmp_path):
     write(tmp_path / "valid.xyz", cu_frames(3, 2))
     path = file(["train"] * 5 + ["test", "test"])

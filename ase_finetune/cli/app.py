@@ -33,7 +33,7 @@ from ase_finetune.cli.arguments import (
     ValidFraction,
 )
 from ase_finetune.cli.curvature import curvature
-from ase_finetune.cli.data import frames_of, splits_of
+from ase_finetune.cli.data import frames_of, load_checkpoint, splits_of
 from ase_finetune.cli.doctor import doctor
 from ase_finetune.cli.export import export
 from ase_finetune.cli.guard import guarded
@@ -184,12 +184,6 @@ def _job(
         typer.echo(f"Checkpoint: {out / 'checkpoints' / last}\nReport: {report}")
 
 
-def _load(checkpoint: str) -> Any:
-    from ase_finetune.checkpoint import Checkpoint
-
-    return Checkpoint.load(checkpoint)
-
-
 @app.command()
 @guarded
 def evaluate(
@@ -214,7 +208,7 @@ def evaluate(
     if dtype not in DTYPE_NAMES:
         raise ConfigError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPE_NAMES)}.")
     check_new(out)
-    loaded = _load(checkpoint)
+    loaded = load_checkpoint(checkpoint)
     results: dict[str, Any] = {"errors": {}, "errors_by_type": {}}
     notes = []
     for name, frames in frames_of(data, system, (energy_key, forces_key, stress_key)).items():
@@ -293,7 +287,7 @@ def properties(
     else:
         from ase_finetune.calculator import FineTunedCalculator
 
-        loaded = _load(given[0])
+        loaded = load_checkpoint(given[0])
         attached = FineTunedCalculator(loaded, device=device, accelerate=accelerate)
         stage = loaded.stage
     results, failures = compute(chosen, wished, attached, stage, calculator or given[0], out)

@@ -13,6 +13,8 @@ import typer
 
 from ase_finetune.cli.arguments import (
     MACE_KEYS,
+    SPLIT_BY,
+    VALID_FRACTION,
     Accelerate,
     Checkpoint,
     EnergyKey,
@@ -84,8 +86,8 @@ def curvature(
     seed: Annotated[int, typer.Option(help="Of mini-batches, probes and half samples.")] = 1,
     valid_fraction: Annotated[
         float, typer.Option(help="Share of each trajectory or type left out, in blocks.")
-    ] = 0.1,
-    split_by: SplitBy = "trajectory",
+    ] = VALID_FRACTION,
+    split_by: SplitBy = SPLIT_BY,
     energy_key: EnergyKey = MACE_KEYS[0],
     forces_key: ForcesKey = MACE_KEYS[1],
     stress_key: StressKey = MACE_KEYS[2],

@@ -11,7 +11,15 @@ from ase_finetune.errors import ConfigError
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from ase_finetune.checkpoint import Checkpoint
     from ase_finetune.data.splits import Splits
+
+
+def load_checkpoint(path: str) -> Checkpoint:
+    """Read a checkpoint; torch is imported now, which the help of commands does without."""
+    from ase_finetune.checkpoint import Checkpoint
+
+    return Checkpoint.load(path)
 
 
 def splits_of(

@@ -28,7 +28,7 @@ from ase_finetune.cli.arguments import (
     ValidFraction,
     Weight,
 )
-from ase_finetune.cli.data import splits_of
+from ase_finetune.cli.data import load_checkpoint, splits_of
 from ase_finetune.cli.guard import guarded
 from ase_finetune.errors import ConfigError, DataError
 
@@ -80,7 +80,6 @@ def refine(
     as_json: Json = False,
 ) -> None:
     """Refine a checkpoint by L-BFGS or Levenberg-Marquardt, kept only if validation improves."""
-    from ase_finetune import checkpoint as checkpoints
     from ase_finetune.config import RefineConfig
     from ase_finetune.nvt_gate import gate_for
     from ase_finetune.refinement import loss_weights
@@ -107,7 +106,7 @@ def refine(
     )
     if out.exists() and not ((out / "checkpoint.json").is_file() and overwrite):
         raise ConfigError(f"{out} exists; choose another --out, or --overwrite a checkpoint there.")
-    loaded = checkpoints.Checkpoint.load(checkpoint)
+    loaded = load_checkpoint(checkpoint)
     weights = loss_weights(loaded.config, config)
     stress = weights["stress_weight"] > 0
     splits, _ = splits_of(

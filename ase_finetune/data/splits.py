@@ -32,6 +32,7 @@ REPLAY = "replay"  # name of the set that shows what is forgotten
 TRAJECTORY_KEYS = ("trajectory", "trajectory_id", "traj", "traj_id")
 _MOST_BLOCKS = 4
 _MEANT = {"val": "valid", "validation": "valid", "dev": "valid", "training": "train"}
+_OF_ALL = ("train", "all")  # the second is what our HDF5 gives frames that name none
 Paths = str | Path | Sequence[str | Path]
 
 
@@ -351,8 +352,15 @@ def _named_by_frames(frames: Sequence[Atoms]) -> dict[str, list[Atoms]]:
         named.setdefault(str(frame.info["split"]), []).append(frame)
     for name in named:
         _check_spelling(name)
-    # One name for all, as our HDF5 gives frames without one, splits nothing.
-    return named if len(named) > 1 else {}
+    if len(named) > 1:
+        return named
+    (name,) = named
+    if name not in _OF_ALL:
+        raise DataError(
+            f"All frames to train on are of the set {name!r} by their info['split']: give those of "
+            "the set 'train', or call them so."
+        )
+    return {}
 
 
 def _check_spelling(name: str) -> None:

@@ -149,7 +149,8 @@ def _budget(study: Study, system: str) -> str:
     note = (
         "Budgets of refined arms hold those of the arm they started from. Last column: share of "
         f"{REFERENCE}'s budget after which the validation error was down to {REFERENCE}'s lowest, "
-        "median over seeds, and on how many of them it ever was."
+        "median over seeds, and on how many of them it ever was. Wall times are of the machines "
+        "that the runs were on, which need not be one."
     )
     return f"{_table([*head, f'to {REFERENCE}'], rows)}\n\n{note}"
 
