@@ -13,8 +13,8 @@ from ase import Atoms
 from ase_finetune.architecture import DTYPES, construct
 from ase_finetune.checkpoint import Checkpoint
 from ase_finetune.config import TrainConfig
+from ase_finetune.data.agreement import check_agreement
 from ase_finetune.data.read import is_isolated_atom
-from ase_finetune.data.sign import check_force_sign
 from ase_finetune.data.splits import Splits
 from ase_finetune.dispersion import label_dispersion
 from ase_finetune.e0s import E0s, counted, resolve_E0s
@@ -26,6 +26,7 @@ from ase_finetune.optimizers import build_optimizer
 from ase_finetune.weights import frozen
 
 MOST_FITTED = 1000  # frames that E0s and mean neighbor counts are taken from
+MOST_JUDGED = 200  # validation frames that are compared with the foundation
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,10 @@ def prepare(splits: Splits, config: TrainConfig) -> Start:
     known = counted(splits.train)
     fitted = representative(known)
     found = predict_frames(bare, fitted, dtype=config.default_dtype, accelerate=config.accelerate)
-    check_force_sign(fitted, found.forces, foundation.name, "train")
+    check_agreement(fitted, found.energy, found.forces, foundation.name, "train")
+    held = representative(validation_frames(splits), MOST_JUDGED)
+    judged = predict_frames(bare, held, dtype=config.default_dtype, accelerate=config.accelerate)
+    check_agreement(held, judged.energy, judged.forces, foundation.name, "valid")
     E0 = resolve_E0s(
         config.E0s,
         fitted,

@@ -29,7 +29,6 @@ from ase_finetune.data.checks import check_frames
 from ase_finetune.data.pairs import work_pairs
 from ase_finetune.data.physics import label_consistency, pressure_slope
 from ase_finetune.data.scale import all_electron, check_energy_scale, energy_scales, foreign_unit
-from ase_finetune.data.sign import opposite_forces
 from ase_finetune.data.units import label_notes
 from ase_finetune.errors import DataError
 
@@ -175,18 +174,6 @@ def test_energies_of_a_size_by_chance_do_not_stop():
     assert len(energy_scales(few)) == 2
     assert foreign_unit(energy_scales(few)) is None
     check_energy_scale(few, "train")
-
-
-def test_a_foundation_tells_the_sign_of_forces():
-    frames = clean("strained")
-    forces = np.concatenate([frame.arrays["REF_forces"] for frame in frames])
-    assert opposite_forces(frames, forces) is None
-    # The energies between these frames speak for the labels, so the foundation is wrong.
-    assert opposite_forces(frames, -forces) is None
-    flipped = planted(frames, scaled("REF_forces", -1.0))
-    assert opposite_forces(flipped, forces) == pytest.approx(-1)
-    assert opposite_forces(flipped[:2], forces[:8]) is None  # 24 components are too few
-    assert opposite_forces(planted(flipped, scaled("REF_forces", 1e-3)), forces) is None
 
 
 @pytest.mark.parametrize("name", [*BUNDLED, *SHARED])

@@ -320,7 +320,7 @@ def test_zero_shot_errors(tmp_path):
     for atoms in frames:
         atoms.arrays["REF_forces"] *= -1
     diagnosis = examine([written(tmp_path, frames)], foundation="seed")
-    assert "zero_shot_forces" in codes(diagnosis, "error")
+    assert "zero_shot_labels" in codes(diagnosis, "error")
 
 
 def test_the_command(tmp_path):

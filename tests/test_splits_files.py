@@ -42,7 +42,9 @@ def test_several_files_are_one_set(tmp_path):
 
 def test_a_frame_without_a_set_is_not_trained_on(file):
     path = file(["train"] * 5 + ["valid", "test", None])
-    with pytest.raises(DataError, match=r"1 of 8 frames to train on \(first: 7\) do not say"):
+    with pytest.raises(
+        DataError, match=r"1 of 8 frames to train on \(first: 7, frames.xyz@7\) do not say"
+    ):
         Splits.from_files(path)
 
 
@@ -105,3 +107,25 @@ def test_elements_that_only_a_test_set_has_are_told():
     )
     notes = data_notes(Splits(frames[:2], frames[2:3], {"own": frames[3:]}), TrainConfig())
     assert not any("E0s" in note for note in notes)
+
+
+def test_what_is_wrong_is_named_by_file_and_index(tmp_path):
+    """Held-out frames have other numbers in their set than in the file."""
+    frames = cu_frames(20, 1)
+    frames[19].arrays["REF_forces"][0, 0] = float("nan")
+    write(tmp_path / "frames.xyz", frames[:19])
+    write(tmp_path / "more.xyz", [*frames[:2], frames[19]])
+    splits = Splits.from_files([tmp_path / "frames.xyz"], valid=tmp_path / "more.xyz")
+    with pytest.raises(DataError, match=r"frame 2 of the valid set \(more.xyz@2\) is not finite"):
+        splits.check(stress=False)
+    frames[19].arrays["REF_forces"][0, 0] = 0.0
+    del frames[18].info["REF_energy"]
+    write(tmp_path / "frames.xyz", frames)
+    splits = Splits.from_files(tmp_path / "frames.xyz", valid_fraction=0.1)
+    place = r"1 of 2 frames of the valid set \(first: 0, frames.xyz@18\) have no energy"
+    with pytest.raises(DataError, match=place):
+        splits.check(stress=False)
+    with pytest.raises(
+        DataError, match=r"Frame 0, frames.xyz@0 has no 'run' .* has REF_energy, REF_stress\)"
+    ):
+        Splits.from_files(tmp_path / "frames.xyz", by="run")

@@ -15,8 +15,10 @@ from ase_finetune.data.read import (
     FORCES_KEY,
     STRESS_KEY,
     WEIGHT_KEY,
+    first_of,
     is_isolated_atom,
     label_keys,
+    place_of,
 )
 from ase_finetune.data.units import check_physics
 from ase_finetune.errors import DataError
@@ -81,13 +83,13 @@ def _check_labels(frames: Sequence[Atoms], stress: bool, name: str) -> None:
         shape = np.shape(frame.arrays[FORCES_KEY])
         if shape != (len(frame), 3):
             raise DataError(
-                f"The forces of frame {index} of the {name} set have shape {shape}: "
+                f"The forces of {place_of(frames, index, name)} have shape {shape}: "
                 f"give ({len(frame)}, 3)."
             )
         voigt = np.shape(frame.info.get(STRESS_KEY, np.zeros(6)))
         if voigt != (6,):
             raise DataError(
-                f"The stress of frame {index} of the {name} set has shape {voigt}: give six "
+                f"The stress of {place_of(frames, index, name)} has shape {voigt}: give six "
                 "numbers in the order xx yy zz yz xz xy."
             )
     if not stress:
@@ -98,8 +100,8 @@ def _check_labels(frames: Sequence[Atoms], stress: bool, name: str) -> None:
     if open_ones:
         raise DataError(
             f"A stress is asked for, but {len(open_ones)} of {len(frames)} frames of the {name} "
-            f"set (first: {open_ones[0]}) are not periodic in all directions and have none: "
-            "train without it (stress weight 0)."
+            f"set (first: {first_of(frames, open_ones)}) are not periodic in all directions and "
+            "have none: train without it (stress weight 0)."
         )
     without = [i for i in meant if STRESS_KEY not in frames[i].info]
     if without:
@@ -107,7 +109,8 @@ def _check_labels(frames: Sequence[Atoms], stress: bool, name: str) -> None:
         hint = f" or name its key ({', '.join(others)}) with --stress-key" if others else ""
         raise DataError(
             f"A stress is asked for, but {len(without)} of {len(frames)} frames of the {name} set "
-            f"(first: {without[0]}) have none: train without it (stress weight 0){hint}."
+            f"(first: {first_of(frames, without)}) have none: "
+            f"train without it (stress weight 0){hint}."
         )
 
 
@@ -118,7 +121,8 @@ def _missing(without: Sequence[int], frames: Sequence[Atoms], kind: str, name: s
     others = [name for name in label_keys(frames)[kind] if name != key]
     hint = f" (keys that look like it: {', '.join(others)})" if others else ""
     raise DataError(
-        f"{len(without)} of {len(frames)} frames of the {name} set (first: {without[0]}) have no "
+        f"{len(without)} of {len(frames)} frames of the {name} set "
+        f"(first: {first_of(frames, without)}) have no "
         f"{kind} under {key}{hint}: label them, drop them, or name the key with --{kind}-key."
     )
 
@@ -136,20 +140,20 @@ def _check_finite(frames: Sequence[Atoms], stress: bool, name: str) -> None:
         for what, value in values.items():
             if not np.all(np.isfinite(value)):
                 raise DataError(
-                    f"The {what} of frame {index} of the {name} set is not finite (NaN or "
+                    f"The {what} of {place_of(frames, index, name)} is not finite (NaN or "
                     "infinity): drop the frame or compute it again."
                 )
         if len(frame) == 0:
-            raise DataError(f"Frame {index} of the {name} set has no atoms: drop it.")
+            raise DataError(f"There are no atoms in {place_of(frames, index, name)}: drop it.")
         if frame.pbc.any() and abs(frame.cell.complete().volume) < 1e-3 * len(frame):
             raise DataError(
-                f"Frame {index} of the {name} set is periodic but its cell has no volume: "
+                f"The cell of {place_of(frames, index, name)} is periodic but has no volume: "
                 "give it a cell or turn periodicity off."
             )
         if any(frame.pbc[i] and not frame.cell.array[i].any() for i in range(3)):
             raise DataError(
-                f"Frame {index} of the {name} set is periodic along a cell vector of length zero: "
-                "give it a cell or turn periodicity off."
+                f"The cell of {place_of(frames, index, name)} is periodic along a vector of length "
+                "zero: give it a cell or turn periodicity off."
             )
 
 
@@ -159,7 +163,7 @@ def _check_weights(frames: Sequence[Atoms], name: str) -> None:
         real = isinstance(weight, (int, float, np.integer, np.floating))
         if not real or isinstance(weight, bool) or not 0.0 <= float(weight) < np.inf:
             raise DataError(
-                f"The weight ({WEIGHT_KEY}) of frame {index} of the {name} set is {weight!r}: give "
+                f"The weight ({WEIGHT_KEY}) of {place_of(frames, index, name)} is {weight!r}: give "
                 "a number that is not negative."
             )
 
@@ -191,9 +195,9 @@ def _check_overlaps(frames: Sequence[Atoms], name: str) -> None:
             worst = bad[np.argmin(distance[bad])]
             i, j = int(first[worst]), int(second[worst])
             raise DataError(
-                f"Atoms {i} ({frame.symbols[i]}) and {j} ({frame.symbols[j]}) of frame {index} of "
-                f"the {name} set overlap ({distance[worst]:.2f} A apart): drop the frame or "
-                "correct its positions or cell."
+                f"Atoms {i} ({frame.symbols[i]}) and {j} ({frame.symbols[j]}) of "
+                f"{place_of(frames, index, name)} overlap ({distance[worst]:.2f} A apart): drop "
+                "the frame or correct its positions or cell."
             )
 
 
@@ -237,9 +241,9 @@ def _check_zeroed(frames: Sequence[Atoms], name: str) -> None:
             rows += count
     if bad:
         raise DataError(
-            f"{rows} forces in {len(bad)} frames of the {name} set (first: {bad[0]}) are exactly "
-            "zero although the surroundings are not symmetric, as constraints leave them: "
-            "export them without constraints (in ASE get_forces(apply_constraint=False))."
+            f"{rows} forces in {len(bad)} frames of the {name} set "
+            f"(first: {first_of(frames, bad)}) are exactly zero although the surroundings are not "
+            "symmetric, as constraints leave them: export them without constraints (in ASE get_forces(apply_constraint=False))."
         )
 
 

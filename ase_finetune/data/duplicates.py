@@ -10,6 +10,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from ase_finetune.data.read import place_of
 from ase_finetune.errors import DataError
 
 SAME_WITHIN = 1e-4  # A; frames this close share their labels to well below a meV
@@ -32,8 +33,8 @@ def check_leakage(named: Mapping[str, Sequence[Atoms]]) -> None:
             i, j = shared[0]
             raise DataError(
                 f"{len({pair[1] for pair in shared})} of {len(others)} frames of the {second} set "
-                f"are in the {first} set too (first: {second} {j} is {first} {i}): "
-                "remove them from one of the two."
+                f"are in the {first} set too, {place_of(others, j, second)} being "
+                f"{place_of(frames, i, first)}: remove them from one of the two."
             )
 
 

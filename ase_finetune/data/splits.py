@@ -19,8 +19,10 @@ from ase_finetune.data.hashes import hash_of_sets, hash_of_structures
 from ase_finetune.data.read import (
     ENERGY_KEY,
     FORCES_KEY,
+    SOURCE_KEY,
     STRESS_KEY,
     WEIGHT_KEY,
+    first_of,
     is_isolated_atom,
     read_frames,
 )
@@ -281,7 +283,7 @@ def split_frames(
     groups: dict[tuple[str, str], list[int]] = {}
     for index, frame in enumerate(frames):
         if not is_isolated_atom(frame):
-            groups.setdefault(_group(frame, index, by), []).append(index)
+            groups.setdefault(_group(frames, index, by), []).append(index)
     counts = {key: _held_count(len(rows), valid_fraction) for key, rows in groups.items()}
     if groups and not any(counts.values()):
         largest = max(groups, key=lambda key: len(groups[key]))
@@ -304,7 +306,8 @@ def split_frames(
     return train, [frames[index] for index in sorted(held)]
 
 
-def _group(frame: Atoms, index: int, by: str) -> tuple[str, str]:
+def _group(frames: Sequence[Atoms], index: int, by: str) -> tuple[str, str]:
+    frame = frames[index]
     if by == "trajectory":
         for key in TRAJECTORY_KEYS:
             if key in frame.info:
@@ -312,9 +315,9 @@ def _group(frame: Atoms, index: int, by: str) -> tuple[str, str]:
     if by in {"trajectory", "config_type"}:
         return "config_type", str(frame.info.get("config_type", "Default"))
     if by not in frame.info:
-        known = ", ".join(sorted(map(str, frame.info))) or "nothing"
+        known = ", ".join(sorted(str(key) for key in frame.info if key != SOURCE_KEY)) or "nothing"
         raise DataError(
-            f"Frame {index} has no {by!r} to split by (it has {known}): "
+            f"Frame {first_of(frames, [index])} has no {by!r} to split by (it has {known}): "
             "split by trajectory, config_type or a key that every frame has."
         )
     return "trajectory", str(frame.info[by])
@@ -345,8 +348,9 @@ def _named_by_frames(frames: Sequence[Atoms]) -> dict[str, list[Atoms]]:
         return named
     if without:
         raise DataError(
-            f"{len(without)} of {len(frames)} frames to train on (first: {without[0]}) do not say "
-            "in info['split'] to which set they belong, as the others do: name it in all or none."
+            f"{len(without)} of {len(frames)} frames to train on "
+            f"(first: {first_of(frames, without)}) do not say in "
+            "info['split'] to which set they belong, as the others do: name it in all or none."
         )
     for frame in frames:
         named.setdefault(str(frame.info["split"]), []).append(frame)

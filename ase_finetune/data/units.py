@@ -162,8 +162,10 @@ def _stress_sentence(slope: Slope | None, virial: Slope | None, name: str) -> st
     )
 
 
-def nearest_factors(value: float, factors: dict[float, str]) -> list[str]:
-    """Readings whose factor is within 20 % of the slope, best first."""
+def nearest_factors(value: float, factors: dict[float, str], within: float = 1.2) -> list[str]:
+    """Readings whose factor is the slope up to a ratio, best first."""
     ratios = {text: value / factor for factor, text in factors.items()}
-    close = {text: abs(np.log(r)) for text, r in ratios.items() if r > 0 and 1 / 1.2 < r < 1.2}
+    close = {
+        text: abs(np.log(r)) for text, r in ratios.items() if r > 0 and 1 / within < r < within
+    }
     return sorted(close, key=lambda text: close[text])

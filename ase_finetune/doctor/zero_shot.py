@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from ase_finetune.checkpoint import Checkpoint
-from ase_finetune.data.sign import opposite_forces
+from ase_finetune.data.agreement import contradiction
 from ase_finetune.doctor.finding import Finding, Progress, of_frames
 from ase_finetune.doctor.lone import lone_energies, lone_finding
 from ase_finetune.e0s import resolve_E0s
@@ -96,7 +96,7 @@ def zero_shot(
         "force_correlation": _cosine(found.forces, found.forces_ref),
         "force_ratio": _ratio(found.forces_ref, found.forces),
     }
-    judged = _judged(results, opposite_forces(chosen, found.forces), name, source)
+    judged = _judged(results, contradiction(chosen, found.energy, found.forces, name), name, source)
     wrong = {} if judged else _far_off(chosen, found)
     if wrong:
         by_number = {rows[places[k]]: off for k, off in wrong.items()}
@@ -121,19 +121,12 @@ def _far_off(frames: Sequence[Atoms], found: Predictions) -> dict[int, float]:
 
 
 def _judged(
-    results: dict[str, Any], opposite: float | None, name: str, source: str
+    results: dict[str, Any], wrong: tuple[str, str] | None, name: str, source: str
 ) -> list[Finding]:
-    if opposite is not None:
-        return [
-            Finding(
-                "error",
-                "zero_shot_forces",
-                f"The forces run against those of {name} (correlation {opposite:.2f}), so their "
-                "sign is probably flipped.",
-                "Give forces, which are minus the gradients of the energy.",
-                source,
-            )
-        ]
+    if wrong is not None:
+        what, remedy = wrong
+        advice = f"{remedy[0].upper()}{remedy[1:]}."
+        return [Finding("error", "zero_shot_labels", f"{what}.", advice, source)]
     ratio, cosine = results["force_ratio"], results["force_correlation"]
     if cosine is not None and cosine < -0.5:
         what = f"run against those of {name} (correlation {cosine:.2f})"
