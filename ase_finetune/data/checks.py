@@ -243,7 +243,8 @@ def _check_zeroed(frames: Sequence[Atoms], name: str) -> None:
         raise DataError(
             f"{rows} forces in {len(bad)} frames of the {name} set "
             f"(first: {first_of(frames, bad)}) are exactly zero although the surroundings are not "
-            "symmetric, as constraints leave them: export them without constraints (in ASE get_forces(apply_constraint=False))."
+            "symmetric, as constraints leave them: export them without constraints (in ASE "
+            "get_forces(apply_constraint=False))."
         )
 
 
