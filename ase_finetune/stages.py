@@ -18,6 +18,7 @@ import yaml
 from ase_finetune.calculator import FineTunedCalculator
 from ase_finetune.checkpoint import Checkpoint, versions
 from ase_finetune.config import RefineConfig, TrainConfig
+from ase_finetune.data.reach import reach_note
 from ase_finetune.data.read import WEIGHT_KEY
 from ase_finetune.data.splits import REPLAY, Splits
 from ase_finetune.data.units import label_notes
@@ -104,6 +105,9 @@ def compute_properties(
 def data_notes(splits: Splits, config: TrainConfig) -> list[str]:
     """Return what the user should know of the labels before an hour is spent on them."""
     notes = [*splits.notes, *label_notes([*splits.train, *splits.valid])]
+    reach = reach_note(splits.train, splits.valid)
+    if reach is not None:
+        notes.append(reach)
     if not config.uses_stress and any("REF_stress" in a.info for a in splits.train):
         notes.append("The frames have stress labels; --stress-weight is 0, so they are not used.")
     known = {symbol for a in splits.train for symbol in a.symbols}

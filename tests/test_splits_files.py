@@ -10,6 +10,8 @@ from ase_finetune import TrainConfig
 from ase_finetune.data.splits import Splits
 from ase_finetune.errors import DataError
 from ase_finetune.stages import data_notes
+from ase_finetune.study.data import redrawn
+from systems import get_system
 
 
 def named_frames(names):
@@ -107,6 +109,21 @@ def test_elements_that_only_a_test_set_has_are_told():
     )
     notes = data_notes(Splits(frames[:2], frames[2:3], {"own": frames[3:]}), TrainConfig())
     assert not any("E0s" in note for note in notes)
+
+
+def test_validation_frames_beyond_training_are_told():
+    """They are what parts the draws of Mo on which SOAP loses from the others."""
+    bundled = Splits.from_named(get_system("mo").frames())
+    config = TrainConfig(stress_weight=1.0)
+    assert not any("RMS forces" in note for note in data_notes(bundled, config))
+    told = [
+        seed
+        for seed in range(1, 6)
+        if any("RMS forces" in note for note in data_notes(redrawn(bundled, seed), config))
+    ]
+    assert told == [1, 3]
+    (note,) = (n for n in data_notes(redrawn(bundled, 1), config) if "RMS forces" in n)
+    assert note.startswith("1 of 6 validation frames (first: 1) has up to 2.1 times")
 
 
 def test_what_is_wrong_is_named_by_file_and_index(tmp_path):
