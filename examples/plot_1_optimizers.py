@@ -44,7 +44,7 @@ SIZES = {  # passes, frames per step, budget of a refinement, and controls
     "acetylacetone": (10, 8, 20, "no-decay,more-steps"),
     "mo": (40, 4, 20, "all"),
     "mos2": (60, 4, 30, "no-decay,more-steps"),
-    "water_graphene": (40, 4, 20, "all"),
+    "water_graphene": (20, 2, 20, "no-decay,more-steps"),
 }
 # What an optimizer is given, beside AdamW at the study's batches.
 RECIPES = [
