@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -24,9 +25,14 @@ FIGURES = "figures"  # folder of the pictures
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a file as `write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, payload: bytes) -> None:
     """Write a file atomically; the old one stays until the new one is on disk."""
     temporary = path.with_name(f".{path.name}.tmp")
-    write_synced(temporary, text.encode("utf-8"))
+    write_synced(temporary, payload)
     os.replace(temporary, path)
 
 
@@ -108,9 +114,9 @@ class ResultFolder:
         if self.curves:
             write_json(self.out / "curves.json", self.curves)
         if self.arrays:
-            temporary = self.out / ".predictions.tmp.npz"
-            np.savez_compressed(temporary, **self.arrays)  # type: ignore[arg-type]
-            os.replace(temporary, self.out / "predictions.npz")
+            packed = io.BytesIO()
+            np.savez_compressed(packed, **self.arrays)  # type: ignore[arg-type]
+            write_bytes(self.out / "predictions.npz", packed.getvalue())
 
 
 def _curve(curve: Curve) -> dict[str, Any]:

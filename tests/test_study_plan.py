@@ -320,6 +320,7 @@ def test_a_folder_keeps_its_settings_and_grows(tmp_path):
         ({"fractions": (1.5,)}, "between 0 and 1"),
         ({"base": {}}, "at least one system"),
         ({"base": {"mo": {"epoch": 3}}}, "epochs"),
+        ({"base": {"mo": {"replay_weight": 0.1}}}, "no replay frames"),
         ({"recipes": {1: {"optimizer": "soap"}}}, "letters"),
         ({"recipes": {"winner": {"optimizer": "soap"}}}, "another arm"),
         ({"recipes": {"mine": {"optimizer": ["soap"]}}}, "names no optimizer"),

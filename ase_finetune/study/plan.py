@@ -76,6 +76,11 @@ class Plan:
     def __post_init__(self) -> None:
         for name, recipe in self.recipes.items():
             _check_recipe(name, recipe)
+        for name, settings in self.base.items():
+            if settings.get("replay_weight"):
+                raise ConfigError(
+                    f"A study has no replay frames; take replay_weight out of the base of {name!r}."
+                )
         if not self.base or not self.optimizers:
             raise ConfigError("Name at least one system and one optimizer.")
         if REFERENCE not in self.optimizers:
