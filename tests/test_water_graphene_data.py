@@ -22,6 +22,7 @@ from systems.dft.water_graphene_convergence import TABLE
 from systems.dft.water_graphene_frames import (
     ADSORPTION,
     ATOMS,
+    CONVERGENCE_FRAMES,
     CUTOFF_RY,
     EARLIER,
     MESH,
@@ -45,8 +46,8 @@ from systems.water_graphene import (
     sheet,
 )
 
-# What the bundled file has at least; the plan has 30, 8, 10 and 20.
-MINIMUM_COUNTS = {"train": 18, "valid": 6, "test_id": 6, "test_ood": 15}
+# What the bundled file has at least; 5 more are references.
+MINIMUM_COUNTS = {"train": 22, "valid": 7, "test_id": 7, "test_ood": 19}
 OUT_OF_DISTRIBUTION = {"md_500K", "coverage_04", "coverage_14"}
 
 
@@ -266,8 +267,10 @@ def test_cutoff_table():
     """The cutoff of the labels against the largest: 10 meV/A rms, net force 50 meV/A."""
     table = json.loads(TABLE.read_text())
     assert "--convergence" in table["command"]
+    cutoffs = {400.0, 600.0, 800.0, CUTOFF_RY, 1200.0}
+    found = {(row["frame"], row["cutoff_Ry"]) for row in table["rows"]}
+    assert found == {(name, cutoff) for name in CONVERGENCE_FRAMES for cutoff in cutoffs}
     chosen = [row for row in table["rows"] if row["cutoff_Ry"] == CUTOFF_RY]
-    assert chosen
     for row in chosen:
         assert row["finest_Ry"] > CUTOFF_RY
         assert row["force_rms_meV_per_A"] < 10.0 and row["net_force_meV_per_A"] < 50.0
