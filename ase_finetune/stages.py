@@ -22,6 +22,7 @@ from ase_finetune.data.reach import reach_note
 from ase_finetune.data.read import WEIGHT_KEY
 from ase_finetune.data.splits import REPLAY, Splits
 from ase_finetune.data.units import label_notes
+from ase_finetune.e0s import counted
 from ase_finetune.evaluate import predict_frames
 from ase_finetune.nvt_gate import gate_for
 from ase_finetune.refinement import refine
@@ -105,7 +106,7 @@ def compute_properties(
 def data_notes(splits: Splits, config: TrainConfig) -> list[str]:
     """Return what the user should know of the labels before an hour is spent on them."""
     notes = [*splits.notes, *label_notes([*splits.train, *splits.valid])]
-    reach = reach_note(splits.train, splits.valid)
+    reach = reach_note(counted(splits.train), splits.valid)
     if reach is not None:
         notes.append(reach)
     if not config.uses_stress and any("REF_stress" in a.info for a in splits.train):

@@ -180,7 +180,9 @@ def test_shared_frames_are_found(name, same):
     train, test = frames[:20], [*frames[20:], same(frames[7])]
     assert shared_frames(train, test) == [(7, len(test) - 1)]
     splits = Splits(train[:15], train[15:], {"test_id": test})
-    with pytest.raises(DataError, match="test_id set are in the train set too, frame"):
+    with pytest.raises(
+        DataError, match="test_id set are in the train set too, the first being frame"
+    ):
         splits.check(stress=False)
 
 
@@ -242,5 +244,5 @@ def _hold(frame: Atoms) -> None:
 def test_real_frame_in_two_sets():
     train, test = list(real(REAL_FILES[2])), list(real(REAL_FILES[3]))
     test[100] = _turned(train[50])
-    with pytest.raises(DataError, match=r"1 of 650 .* frame 100 .* being frame 50"):
+    with pytest.raises(DataError, match=r"1 of 650 .* frame 100 .* which is frame 50"):
         Splits(train[:400], train[400:], {"test": test}).check(stress=False)

@@ -214,7 +214,7 @@ def test_impossible_settings_stop_before_anything_is_computed(splits, tiny_confi
 def test_forces_against_those_of_the_foundation_stop(tiny_config):
     """Where no two frames are near, only the foundation knows the sign."""
     frames = []
-    for index in range(4):
+    for index in range(6):
         atoms = bulk("Mo", cubic=True) * (2, 2, 1)
         atoms.rattle(0.2, seed=index)
         frames.append(atoms)
@@ -224,10 +224,10 @@ def test_forces_against_those_of_the_foundation_stop(tiny_config):
         frame.info["REF_energy"] = float(found.energy[index])
         frame.arrays["REF_forces"] = found.forces[8 * index : 8 * index + 8]
     config = TrainConfig(foundation="seed")
-    prepare(Splits(frames[:3], frames[3:]), config)
+    prepare(Splits(frames[:5], frames[5:]), config)
     for frame in frames:
         frame.arrays["REF_forces"] = -frame.arrays["REF_forces"]
-    both = Splits(frames[:3], frames[3:])
+    both = Splits(frames[:5], frames[5:])
     with pytest.raises(DataError, match=r"train set run against .* seed \(correlation -1.00\)"):
         prepare(both, config)
     prepare(both, dataclasses.replace(tiny_config, stress_weight=0.0))

@@ -33,8 +33,8 @@ def check_leakage(named: Mapping[str, Sequence[Atoms]]) -> None:
             i, j = shared[0]
             raise DataError(
                 f"{len({pair[1] for pair in shared})} of {len(others)} frames of the {second} set "
-                f"are in the {first} set too, {place_of(others, j, second)} being "
-                f"{place_of(frames, i, first)}: remove them from one of the two."
+                f"are in the {first} set too, the first being {place_of(others, j, second)}, which "
+                f"is {place_of(frames, i, first)}: remove them from one of the two."
             )
 
 

@@ -12,6 +12,7 @@ from ase_finetune.data.read import FORCES_KEY, first_of, is_isolated_atom
 # In the study of Mo SOAP and Muon lose to AdamW on just the draws whose validation frames reach
 # 1.8 and 2.1 (examples/results/study/mo); other draws and systems reach 1.1 at most.
 _FAR = 1.5
+_LEAST = 0.1  # eV/A
 
 
 def reach_note(train: Sequence[Atoms], valid: Sequence[Atoms]) -> str | None:
@@ -25,18 +26,19 @@ def reach_note(train: Sequence[Atoms], valid: Sequence[Atoms]) -> str | None:
     Returns
     -------
     str or None
-        A sentence, if the RMS force of one is more than 1.5 times the largest among them.
+        A sentence, if the RMS force of one is more than 1.5 times the largest among them, and more
+        than 0.1 eV/A.
     """
     largest = max((_rms(frame) for frame in train if not is_isolated_atom(frame)), default=0.0)
-    ratios = [_rms(frame) / largest if largest > 0 else 0.0 for frame in valid]
-    far = [row for row, ratio in enumerate(ratios) if ratio > _FAR]
+    sizes = [0.0 if is_isolated_atom(frame) else _rms(frame) for frame in valid]
+    far = [row for row, size in enumerate(sizes) if size > max(_FAR * largest, _LEAST)]
     if not far:
         return None
     return (
         f"{len(far)} of {len(valid)} validation frames (first: {first_of(valid, far)}) "
-        f"{'has' if len(far) == 1 else 'have'} up to {max(ratios):.1f} times the largest RMS "
-        "forces of training frames: their errors are extrapolations and decide which weights are "
-        "kept. Train on such frames too, or hold out others."
+        f"{'has' if len(far) == 1 else 'have'} forces of up to {max(sizes):.3g} eV/A (RMS), frames "
+        f"to train on {largest:.3g} at most: errors there are extrapolations and decide which "
+        "weights are kept. Train on such frames too, or hold out others."
     )
 
 

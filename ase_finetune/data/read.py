@@ -19,7 +19,7 @@ ENERGY_KEY = "REF_energy"
 FORCES_KEY = "REF_forces"
 STRESS_KEY = "REF_stress"
 WEIGHT_KEY = "config_weight"  # of a frame in the loss, by the name that MACE gives it
-SOURCE_KEY = "aseft_source"  # file@index, as ASE's own tools write it
+_SOURCE = "_aseft_source"  # attribute of frames in memory; no file and no copy takes it along
 
 _LOOKS_LIKE = {
     "energy": re.compile(r"energy|toten|etot", re.IGNORECASE),
@@ -60,7 +60,7 @@ def read_frames(
         `info["REF_energy"]` float (eV), `arrays["REF_forces"]` (N, 3) (eV/A) and, where the file
         has one, `info["REF_stress"]` (6,) (eV/A^3, Voigt xx yy zz yz xz xy, tension positive).
         All other information is kept, constraints included; there is no calculator.
-        `info["aseft_source"]` is the file's name and the index there, such as `hot.xyz@17`.
+        Messages name them by file and index, as in `hot.xyz@17`.
         A one-atom frame without forces gets zeros: translation symmetry leaves no other value.
 
     Raises
@@ -111,13 +111,13 @@ def label_keys(frames: Iterable[Atoms]) -> dict[str, list[str]]:
 
 def first_of(frames: Sequence[Atoms], rows: Sequence[int]) -> str:
     """Return the first of some indices into a set, and where that frame was read, if known."""
-    source = frames[rows[0]].info.get(SOURCE_KEY)
+    source = getattr(frames[rows[0]], _SOURCE, None)
     return str(rows[0]) + ("" if source is None else f", {source}")
 
 
 def place_of(frames: Sequence[Atoms], index: int, name: str) -> str:
     """Return such as `frame 2 of the valid set (hot.xyz@17)`."""
-    source = frames[index].info.get(SOURCE_KEY)
+    source = getattr(frames[index], _SOURCE, None)
     return f"frame {index} of the {name} set" + ("" if source is None else f" ({source})")
 
 
@@ -216,7 +216,7 @@ def _normalize(
     for key in (energy_key, forces_key, stress_key, ENERGY_KEY, FORCES_KEY, STRESS_KEY):
         out.info.pop(key, None)
         out.arrays.pop(key, None)
-    out.info[SOURCE_KEY] = f"{path.name}@{index}"
+    setattr(out, _SOURCE, f"{path}@{index}")
     if forces is None and len(frame) == 1:
         forces = np.zeros((1, 3))
     try:

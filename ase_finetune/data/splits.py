@@ -19,7 +19,6 @@ from ase_finetune.data.hashes import hash_of_sets, hash_of_structures
 from ase_finetune.data.read import (
     ENERGY_KEY,
     FORCES_KEY,
-    SOURCE_KEY,
     STRESS_KEY,
     WEIGHT_KEY,
     first_of,
@@ -315,7 +314,7 @@ def _group(frames: Sequence[Atoms], index: int, by: str) -> tuple[str, str]:
     if by in {"trajectory", "config_type"}:
         return "config_type", str(frame.info.get("config_type", "Default"))
     if by not in frame.info:
-        known = ", ".join(sorted(str(key) for key in frame.info if key != SOURCE_KEY)) or "nothing"
+        known = ", ".join(sorted(map(str, frame.info))) or "nothing"
         raise DataError(
             f"Frame {first_of(frames, [index])} has no {by!r} to split by (it has {known}): "
             "split by trajectory, config_type or a key that every frame has."
