@@ -268,9 +268,10 @@ for path in trained:
         print(f"{one['condition']}: rho {one['rho']:.2f} [{one['low']:.2f}, {one['high']:.2f}]")
 
 # %%
-# In distribution the correlation is positive on all three systems, on acetylacetone by an interval
-# that excludes zero. Among the first-order ones SOAP takes the most off kappa, and it is the best
-# on MoS\ :sub:`2`, by far, and on acetylacetone; on Mo it depends on the draw of the frames.
+# In distribution the correlation is positive on all four systems, on acetylacetone by an interval
+# that excludes zero, as out of distribution on water on graphene. Among the first-order ones SOAP
+# takes the most off kappa, and it is the best on MoS\ :sub:`2`, by far, on water on graphene and on
+# acetylacetone; on Mo it depends on the draw of the frames.
 
 # %%
 # Before and after refinement
