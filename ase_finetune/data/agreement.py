@@ -172,6 +172,8 @@ def _energy_slope(frames: Sequence[Atoms], predicted: Array) -> tuple[float, str
     factors = {**_ENERGY_UNITS, 1 / size: "energies per atom", -1.0: "energies of another sign"}
     rest = np.arange(len(rows)) != np.argmax(np.abs(others))
     every = (labels, others), (labels[rest], others[rest])
+    if not others[rest].any():
+        return None
     slopes = [float(a @ b) / float(b @ b) for a, b in every]
     clear = all(abs(a @ b) > _CORRELATION * np.sqrt((a @ a) * (b @ b)) for a, b in every)
     known = set.intersection(*(set(nearest_factors(s, factors, _WITHIN)) for s in slopes))
