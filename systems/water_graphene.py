@@ -20,6 +20,7 @@ COLUMNS, ROWS = 4, 2
 OXYGEN_HEIGHTS = (3.0, 3.2, 3.4)  # A above the sheet
 NORMAL = 2
 MOLECULES = 10
+TRANSFER_IDS = ("proton_transfer_molecules", "proton_transfer_ions")
 DATA_FILE = DATA / "water_graphene.h5"
 
 
@@ -118,6 +119,41 @@ def _adsorption(calculator: Any, progress: Progress | None) -> AdsorptionResult:
     )
 
 
+@dataclass(frozen=True)
+class ProtonTransferResult:
+    """Energy of H3O+ and OH- in the film above that of the molecules they came from.
+
+    Two frames of one trajectory, a picosecond apart, so that thermal motion is in it.
+
+    Attributes
+    ----------
+    energy : float
+        eV.
+    """
+
+    energy: float
+
+    def quantities(self, source: str) -> dict[str, Quantity | Curve]:
+        """Return proton_transfer_energy (eV)."""
+        return {"proton_transfer_energy": Quantity(self.energy, "eV", source)}
+
+
+def proton_transfer_structures() -> tuple[Atoms, Atoms]:
+    """Return ten molecules on the sheet, and eight with H3O+ and OH-, without labels."""
+    stored = {a.info["id"]: a for a in iterate_frames(DATA_FILE, "reference")}
+    molecules, ions = (
+        Atoms(stored[name].numbers, stored[name].positions, cell=stored[name].cell, pbc=True)
+        for name in TRANSFER_IDS
+    )
+    return molecules, ions
+
+
+def _proton_transfer(calculator: Any, progress: Progress | None) -> ProtonTransferResult:
+    structures = proton_transfer_structures()
+    molecules, ions = evaluate(structures, calculator, stress=False, progress=progress)
+    return ProtonTransferResult(ions.energy - molecules.energy)
+
+
 def film() -> Atoms:
     """Return a bundled test frame with `MOLECULES` on the sheet, the start of dynamics."""
     frames = iterate_frames(DATA_FILE, "test_id")
@@ -159,6 +195,10 @@ SYSTEM = System(
     license="CC-BY-4.0",
     elements=("H", "C", "O"),
     data_file=DATA_FILE,
-    computations={"adsorption": _adsorption, "dynamics": _dynamics},
+    computations={
+        "adsorption": _adsorption,
+        "proton_transfer": _proton_transfer,
+        "dynamics": _dynamics,
+    },
     recipe=RECIPE,
 )

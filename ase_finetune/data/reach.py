@@ -9,8 +9,8 @@ from ase import Atoms
 
 from ase_finetune.data.read import FORCES_KEY, first_of, is_isolated_atom
 
-# In the study of Mo SOAP and Muon lose to AdamW by far on just the draws whose validation frames reach
-# 1.8 and 2.1 (examples/results/study/mo); other draws and systems reach 1.1 at most.
+# In the study of Mo SOAP and Muon lose to AdamW by far on just the draws whose validation frames
+# reach 1.8 and 2.1 (examples/results/study/mo); other draws and systems reach 1.1 at most.
 _FAR = 1.5
 _LEAST = 0.1  # eV/A
 

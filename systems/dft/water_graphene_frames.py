@@ -2,7 +2,9 @@
 
 A sheet of 32 C in a 4x2 rectangular cell, water on one side of it. Geometries come from a file of
 sampled ones (`systems.dft.water_graphene_sample`); ids tell family, number of molecules, trajectory
-and frame: ``md_300K_08_02_03`` is frame 3 of trajectory 2, with 8 H2O.
+and frame: ``md_300K_08_02_03`` is frame 3 of trajectory 2, with 8 H2O. Two more, before and after a
+proton has gone from one molecule to another, are of a trajectory of a refined potential
+(``examples/plot_6_water_graphene.py``).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from systems.dft.cp2k_deck import Job, Level
-from systems.water_graphene import adsorption_structures
+from systems.water_graphene import TRANSFER_IDS, adsorption_structures
 
 SHARDS = Path(__file__).resolve().parent.parent / "data" / "shards"
 SAMPLED = SHARDS / "water_graphene_sampled.extxyz"
@@ -37,6 +39,7 @@ BOND = 1.3  # A, longest O-H distance that counts as bonded
 
 ATOMS = "IsolatedAtom"
 ADSORPTION = "adsorption"
+TRANSFER = "proton_transfer"
 FIRST_FRAMES = 7  # cover all splits
 CUTOFFS = (600.0, CUTOFF_RY, 1200.0, 800.0, 400.0)
 SHEET_AT_GAMMA = "sheet_gamma"
@@ -98,7 +101,7 @@ def split_of(atoms: Atoms) -> str:
     family = str(atoms.info["config_type"])
     if family == ATOMS:
         return "train"
-    if family == ADSORPTION:
+    if family in (ADSORPTION, TRANSFER):
         return "reference"
     trajectory = str(atoms.info["id"]).rsplit("_", 1)[0]
     return next(t.split for t in (*TRAJECTORIES, EARLIER) if t.name == trajectory)
@@ -173,6 +176,8 @@ def label_jobs() -> Iterator[Job]:
     yield from frames[:FIRST_FRAMES]
     yield from adsorption_jobs()
     yield from frames[FIRST_FRAMES:]
+    for name in TRANSFER_IDS:
+        yield Job(name, TRANSFER, _bare(sampled()[name]), LEVEL)
 
 
 def plan_levels() -> dict[str, Level]:

@@ -16,7 +16,12 @@ from numpy.typing import NDArray
 from properties import Curve, Quantity
 from systems.dft.water_graphene_frames import BOND, adsorption_id
 from systems.hdf5 import Reference
-from systems.water_graphene import adsorption_energies, adsorption_structures
+from systems.water_graphene import (
+    TRANSFER_IDS,
+    ProtonTransferResult,
+    adsorption_energies,
+    adsorption_structures,
+)
 
 OURS = "CP2K PBE-D3(BJ), level of the labels"
 SKINNER = (
@@ -102,12 +107,22 @@ def adsorption_values(frames: Mapping[str, Atoms]) -> dict[str, Quantity | Curve
     return found.quantities(f"{OURS}; one rigid H2O over a ring of the rigid sheet, H down")
 
 
+def proton_transfer_values(frames: Mapping[str, Atoms]) -> dict[str, Quantity | Curve]:
+    """Return the energy of a proton transfer, or nothing as long as a frame is missing."""
+    if any(name not in frames for name in TRANSFER_IDS):
+        return {}
+    molecules, ions = (frames[name].info["REF_energy"] for name in TRANSFER_IDS)
+    source = f"{OURS}; two frames of a trajectory, before and after"
+    return ProtonTransferResult(ions - molecules).quantities(source)
+
+
 def references(frames: Mapping[str, Atoms]) -> list[Reference]:
     """Return all references that the frames (by id) suffice for."""
     liquid = [a for a in frames.values() if a.info["config_type"] == "md_300K"]
     diffusion = 1.635e-4 * (300.0 / 215.05 - 1.0) ** 2.063  # cm^2/s
     return [
         *(Reference(n, "cp2k", value, True) for n, value in adsorption_values(frames).items()),
+        *(Reference(n, "cp2k", v, True) for n, v in proton_transfer_values(frames).items()),
         *sampled_references(liquid),
         *(Reference(n, "experiment", value, False) for n, value in PUBLISHED.items()),
         Reference("D", "experiment", Quantity(diffusion, "cm^2/s", DIFFUSION), False),
