@@ -89,6 +89,7 @@ def test_real_frames_agree_with_the_seed(name, seed):
     frames = copies(name)
     frames = frames[:: max(1, len(frames) // 40)]
     found = predict_frames(seed, frames)
+    assert force_slopes(frames, found.forces).like(1.0)  # so they are judged
     assert contradiction(frames, found.energy, found.forces, "seed") is None
 
 

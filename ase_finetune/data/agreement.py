@@ -12,35 +12,34 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
+from ase.units import Bohr, Hartree, Rydberg, kcal, kJ, mol
 from numpy.typing import NDArray
 
-from ase_finetune.data.physics import label_consistency
 from ase_finetune.data.read import ENERGY_KEY, FORCES_KEY
-from ase_finetune.data.units import FORCE_SLOPES, nearest_factors
+from ase_finetune.data.units import follow_forces, nearest_factors
 from ase_finetune.errors import DataError
 
 Array = NDArray[np.float64]
 
-# Nine tenths and more of the judged frames of five systems agree with the bundled seed.
 _CORRELATION = 0.8
 _WITHIN = 1.6  # ratio of a slope and the factor of a unit
-_SHARE = 0.8  # of the judged frames that must look alike
+_SHARE = 0.8  # of the judged frames must look alike, as those of all real sets here and the seed do
 _LEAST_FORCE = 0.3  # eV/A, RMS predicted; near a minimum two potentials may differ by anything
 _LEAST_FRAMES = 5
 _LEAST_SPREAD = 0.05  # eV, RMS predicted within compositions
 _LEAST_FREEDOM = 8  # frames less compositions
 _FORCE_UNITS = {
-    1 / 51.4221: "hartree/bohr",
-    1 / 27.2114: "hartree/A",
-    1 / 25.7110: "Ry/bohr",
-    23.0605: "kcal/mol/A",
-    96.4853: "kJ/mol/A",
+    Bohr / Hartree: "hartree/bohr",
+    1 / Hartree: "hartree/A",
+    Bohr / Rydberg: "Ry/bohr",
+    mol / kcal: "kcal/mol/A",
+    mol / kJ: "kJ/mol/A",
 }
 _ENERGY_UNITS = {
-    1 / 27.2114: "hartree",
-    1 / 13.6057: "Ry",
-    23.0605: "kcal/mol",
-    96.4853: "kJ/mol",
+    1 / Hartree: "hartree",
+    1 / Rydberg: "Ry",
+    mol / kcal: "kcal/mol",
+    mol / kJ: "kJ/mol",
 }
 
 
@@ -121,7 +120,7 @@ def contradiction(
         )
     flipped = slopes.like(-1.0)
     found = _energy_slope(frames, energy) if slopes.like(1.0) else None
-    if not (flipped or found) or _follow_forces(frames):
+    if not (flipped or found) or follow_forces(frames):
         return None
     if flipped:
         return (
@@ -180,12 +179,6 @@ def _energy_slope(frames: Sequence[Atoms], predicted: Array) -> tuple[float, str
     if not clear or not known:
         return None
     return slopes[0], f"they look like {_words(slopes[0], factors)}"
-
-
-def _follow_forces(frames: Sequence[Atoms]) -> bool:
-    """Whether energies change between nearby frames by the work of the forces."""
-    work = label_consistency(frames).forces
-    return work is not None and work.clear and FORCE_SLOPES[0] < work.value < FORCE_SLOPES[1]
 
 
 def _words(slope: float, units: dict[float, str]) -> str:

@@ -11,9 +11,8 @@ from ase import Atoms
 from ase.units import Hartree, kcal, kJ, mol
 from numpy.typing import NDArray
 
-from ase_finetune.data.physics import label_consistency
 from ase_finetune.data.read import ENERGY_KEY, FORCES_KEY, is_isolated_atom
-from ase_finetune.data.units import FORCE_SLOPES
+from ase_finetune.data.units import follow_forces
 from ase_finetune.errors import DataError
 
 Array = NDArray[np.float64]
@@ -129,8 +128,7 @@ def check_energy_scale(frames: Sequence[Atoms], name: str) -> None:
     found = foreign_unit(energy_scales(frames))
     if found is None:
         return
-    work = label_consistency([frames[row] for row in found.frames]).forces
-    if work is not None and work.clear and FORCE_SLOPES[0] < work.value < FORCE_SLOPES[1]:
+    if follow_forces([frames[row] for row in found.frames]):
         return
     raise DataError(
         f"The energies of the {name} set look like {found.words} ({listed_formulas(found)}): "

@@ -129,6 +129,12 @@ def label_notes(frames: Sequence[Atoms]) -> list[str]:
     return notes
 
 
+def follow_forces(frames: Sequence[Atoms]) -> bool:
+    """Tell whether energies clearly change between nearby frames by the work of the forces."""
+    work = label_consistency(frames).forces
+    return work is not None and work.clear and FORCE_SLOPES[0] < work.value < FORCE_SLOPES[1]
+
+
 def contradicts_work(slope: Slope | None, allowed: tuple[float, float]) -> bool:
     return slope is not None and slope.clear and not allowed[0] < slope.value < allowed[1]
 
