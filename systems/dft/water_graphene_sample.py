@@ -31,6 +31,7 @@ from scipy.spatial.transform import Rotation
 from systems.dft.water_graphene_frames import (
     EARLIER,
     SAMPLED,
+    SELECTED,
     TRAJECTORIES,
     Trajectory,
     intact,
@@ -136,6 +137,22 @@ def take(path: Path) -> None:
     ase.io.write(SAMPLED, list(known.values()), format="extxyz")
 
 
+def take_selected(path: Path) -> None:
+    """Take in what ``ase-finetune select`` chose, as the next round of such frames."""
+    known = sampled()
+    rounds = {name.split("_")[2] for name in known if name.startswith(SELECTED)}
+    for index, atoms in enumerate(ase.io.read(path, ":", format="extxyz")):
+        molecules = int((atoms.numbers == 8).sum())
+        frame = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
+        frame.positions[:, 2] -= frame.positions[frame.numbers == 6, 2].mean()
+        frame.positions = np.round(frame.positions, 8)
+        name = f"{SELECTED}_{molecules:02d}_{len(rounds) + 1:02d}_{index:02d}"
+        sampler = f"chosen by ase-finetune select, {atoms.info['disagreement_eV_per_A']} eV/A"
+        frame.info = {"id": name, "sampler": sampler}
+        known[name] = frame
+    ase.io.write(SAMPLED, list(known.values()), format="extxyz")
+
+
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -143,7 +160,11 @@ def main() -> None:
     parser.add_argument("argument", nargs="*", help="what it is called with")
     parser.add_argument("--most", type=int, default=len(TRAJECTORIES), help="trajectories to run")
     parser.add_argument("--take", type=Path, metavar="FILE", help="frames sampled earlier")
+    parser.add_argument("--take-selected", type=Path, metavar="FILE", help="chosen frames")
     args = parser.parse_args()
+    if args.take_selected:
+        take_selected(args.take_selected)
+        return
     if args.take:
         take(args.take)
         return
