@@ -69,7 +69,7 @@ def check_structures(
     _check_finite(frames, stress, name)
     _check_weights(frames, name)
     if elements is not None:
-        _check_elements(frames, elements, name)
+        check_elements(frames, elements, name)
     _check_overlaps(frames, name)
     _check_zeroed(frames, name)
 
@@ -168,7 +168,8 @@ def _check_weights(frames: Sequence[Atoms], name: str) -> None:
             )
 
 
-def _check_elements(frames: Sequence[Atoms], elements: Sequence[int], name: str) -> None:
+def check_elements(frames: Sequence[Atoms], elements: Sequence[int], name: str) -> None:
+    """Stop on an element that a model lacks."""
     present = {int(z) for frame in frames for z in np.unique(frame.numbers)}
     lacking = sorted(present - {int(z) for z in elements})
     if lacking:
@@ -186,19 +187,27 @@ def _symbols(numbers: Iterable[int]) -> str:
 
 def _check_overlaps(frames: Sequence[Atoms], name: str) -> None:
     for index, frame in enumerate(frames):
-        radii = covalent_radii[frame.numbers]
-        longest = max(OVERLAP_DISTANCE, 2 * OVERLAP_FRACTION * float(radii.max()))
-        first, second, distance = _close_pairs(frame, longest)
-        limit = np.maximum(OVERLAP_DISTANCE, OVERLAP_FRACTION * (radii[first] + radii[second]))
-        bad = np.flatnonzero(distance < limit)
-        if len(bad):
-            worst = bad[np.argmin(distance[bad])]
-            i, j = int(first[worst]), int(second[worst])
+        found = overlap(frame)
+        if found is not None:
+            i, j, distance = found
             raise DataError(
                 f"Atoms {i} ({frame.symbols[i]}) and {j} ({frame.symbols[j]}) of "
-                f"{place_of(frames, index, name)} overlap ({distance[worst]:.2f} A apart): drop "
+                f"{place_of(frames, index, name)} overlap ({distance:.2f} A apart): drop "
                 "the frame or correct its positions or cell."
             )
+
+
+def overlap(frame: Atoms) -> tuple[int, int, float] | None:
+    """Return the two atoms that overlap most and their distance (A), or None if none do."""
+    radii = covalent_radii[frame.numbers]
+    longest = max(OVERLAP_DISTANCE, 2 * OVERLAP_FRACTION * float(radii.max()))
+    first, second, distance = _close_pairs(frame, longest)
+    limit = np.maximum(OVERLAP_DISTANCE, OVERLAP_FRACTION * (radii[first] + radii[second]))
+    bad = np.flatnonzero(distance < limit)
+    if not len(bad):
+        return None
+    worst = bad[np.argmin(distance[bad])]
+    return int(first[worst]), int(second[worst]), float(distance[worst])
 
 
 def _close_pairs(

@@ -111,13 +111,19 @@ def label_keys(frames: Iterable[Atoms]) -> dict[str, list[str]]:
 
 def first_of(frames: Sequence[Atoms], rows: Sequence[int]) -> str:
     """Return the first of some indices into a set, and where that frame was read, if known."""
-    source = getattr(frames[rows[0]], _SOURCE, None)
+    source = source_of(frames[rows[0]])
     return str(rows[0]) + ("" if source is None else f", {source}")
+
+
+def source_of(frame: Atoms) -> str | None:
+    """Return file and index that `read_frames` took a frame from, as in `hot.xyz@17`."""
+    source: str | None = getattr(frame, _SOURCE, None)
+    return source
 
 
 def place_of(frames: Sequence[Atoms], index: int, name: str) -> str:
     """Return such as `frame 2 of the valid set (hot.xyz@17)`."""
-    source = getattr(frames[index], _SOURCE, None)
+    source = source_of(frames[index])
     return f"frame {index} of the {name} set" + ("" if source is None else f" ({source})")
 
 
