@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,20 @@ from ase_finetune.evaluate import chunks, resolve_device
 from ase_finetune.graphs import build_graph, collate
 
 _BATCH_ATOMS = 256
-_SAMPLED = 400  # environments of an element that a length is taken from
 _AT_ONCE = 10_000  # rows, which bounds memory
-_COPIES = 1e-4  # of their size; environments nearer than that are the same up to rounding
+_ROUNDING = 1e-5  # of the size of features; in single precision copies differ by a tenth of that
+
+Rows = NDArray[np.float32]
 
 
 def environments(
-    checkpoint: Checkpoint, frames: Sequence[Atoms], *, dtype: str = "float64", device: str = "cpu"
-) -> list[NDArray[np.float32]]:
+    checkpoint: Checkpoint,
+    frames: Sequence[Atoms],
+    *,
+    dtype: str = "float64",
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Rows]:
     """Return the invariant node features of all layers, of which energies are made.
 
     Parameters
@@ -34,6 +41,8 @@ def environments(
         Structures of elements that it knows.
     dtype, device
         As of the calculator.
+    progress
+        Called with (done, total) frames.
 
     Returns
     -------
@@ -44,7 +53,7 @@ def environments(
     # Of mace-torch: the accelerated module returns no features.
     module: Any = checkpoint.module(dtype, device)
     scalars = _scalars(module)
-    found: list[NDArray[np.float32]] = []
+    found: list[Rows] = []
     for part in chunks(frames, _BATCH_ATOMS):
         graphs = [
             build_graph(a, checkpoint.numbers, checkpoint.r_max, dtype=DTYPES[dtype]) for a in part
@@ -55,45 +64,45 @@ def environments(
         rows = out["node_feats"][:, scalars].cpu().numpy().astype(np.float32)
         ends = np.cumsum([len(a) for a in part])[:-1]
         found += np.split(rows, ends)
+        if progress is not None:
+            progress(len(found), len(frames))
     return found
 
 
-def lengths(numbers: NDArray[np.integer[Any]], rows: NDArray[np.float32]) -> dict[int, float]:
-    """Return the median distance between environments of each element, if they differ at all.
+@dataclass(frozen=True)
+class Scale:
+    """What is far and what is near among the environments of an element, in squared distances.
 
-    Parameters
+    Attributes
     ----------
-    numbers, shape (N,)
-        Atomic numbers.
-    rows, shape (N, K)
-        Features of the same atoms.
+    pairs
+        Mean over all pairs.
+    rounding
+        Environments that are nearer are equal.
     """
-    found = {}
-    for z in np.unique(numbers):
-        of_z = rows[numbers == z]
-        some = of_z[np.linspace(0, len(of_z) - 1, min(len(of_z), _SAMPLED)).astype(int)]
-        apart = np.sqrt(_squared_distances(some, some))[np.triu_indices(len(some), 1)]
-        size = _COPIES * float(np.sqrt(np.square(some, dtype=np.float64).sum(axis=1).mean()))
-        found[int(z)] = max(size, 1e-12, float(np.median(apart)) if len(apart) else 0.0)
-    return found
+
+    pairs: float
+    rounding: float
 
 
-def nearest(rows: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:
+def scale_of(rows: Rows) -> Scale:
+    """Return the scale of the environments (N, K) of one element."""
+    exact = rows.astype(np.float64)
+    size = float(np.square(exact).sum(axis=1).mean())
+    pairs = 2.0 * float(exact.var(axis=0).sum())
+    rounding = _ROUNDING**2 * size
+    return Scale(max(pairs, rounding, np.finfo(float).tiny), rounding)
+
+
+def nearest(rows: Rows, others: Rows) -> NDArray[np.float64]:
     """Return the squared distance of each row to the nearest of others, shape (len(rows),)."""
+    b = others.astype(np.float64)
     found = np.empty(len(rows))
     for first in range(0, len(rows), _AT_ONCE):
-        part = rows[first : first + _AT_ONCE]
-        found[first : first + _AT_ONCE] = _squared_distances(part, others).min(axis=1)
+        a = rows[first : first + _AT_ONCE].astype(np.float64)
+        squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2.0 * a @ b.T
+        found[first : first + _AT_ONCE] = squares.min(axis=1).clip(min=0.0)
     return found
-
-
-def _squared_distances(
-    first: NDArray[np.float32], second: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    a, b = first.astype(np.float64), second.astype(np.float64)
-    squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2.0 * a @ b.T
-    clipped: NDArray[np.float64] = squares.clip(min=0.0)
-    return clipped
 
 
 def _scalars(module: Any) -> NDArray[np.int64]:

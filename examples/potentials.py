@@ -72,10 +72,19 @@ def refinement(system: str, method: str, evaluations: int) -> RefineConfig:
     return RefineConfig(method=method, evaluations=evaluations, **settings)
 
 
-def fine_tuned(system: str, optimizer: str, epochs: int, more: int = 0) -> Path:
+def splits_of(system: str, without: str | None = None) -> Splits:
+    """Return the frames of a system, to train on all but those of one configuration type."""
+    sets = get_system(system).frames()
+    sets["train"] = [a for a in sets["train"] if a.info["config_type"] != without]
+    return Splits.from_named(sets)
+
+
+def fine_tuned(
+    system: str, optimizer: str, epochs: int, more: int = 0, without: str | None = None
+) -> Path:
     """Return the checkpoint folder of a fine-tuned potential, training it unless it is there."""
     config = training(system, optimizer, epochs, more)
-    splits = Splits.from_named(get_system(system).frames())
+    splits = splits_of(system, without)
     run = RUNS / system / f"{optimizer}_{_digest(config.resolved(), splits)}"
     folder = run / "finetuned"
     if not (folder / "checkpoint.json").exists():
@@ -86,22 +95,23 @@ def fine_tuned(system: str, optimizer: str, epochs: int, more: int = 0) -> Path:
     return folder
 
 
-def refined(system: str, tuned: Path, method: str, evaluations: int) -> Path:
+def refined(
+    system: str, tuned: Path, method: str, evaluations: int, without: str | None = None
+) -> Path:
     """Return the checkpoint folder of a refined potential, refining it unless it is there."""
     config = refinement(system, method, evaluations)
     settings = json.dumps(vars(config), sort_keys=True)
     folder = tuned.with_name(f"{method}_{hashlib.sha256(settings.encode()).hexdigest()[:8]}")
     if not (folder / "checkpoint.json").exists():
         print(f"refining {gallery.shown(folder)}, {evaluations} evaluations", flush=True)
-        splits = Splits.from_named(get_system(system).frames())
-        refine(Checkpoint.load(tuned), splits, config).save(folder)
+        refine(Checkpoint.load(tuned), splits_of(system, without), config).save(folder)
     return folder
 
 
-def summary(system: str, checkpoint: str | Path) -> dict[str, Any]:
+def summary(system: str, checkpoint: str | Path, without: str | None = None) -> dict[str, Any]:
     """Return how a potential was made, and its force errors on the system's frames."""
     loaded = Checkpoint.load(checkpoint)
-    frames = get_system(system).frames()
+    frames = dict(splits_of(system, without).items())
     calculator = FineTunedCalculator(loaded)
     made: dict[str, Any] = {}
     if loaded.stage != "zero_shot":  # whose settings are those of the pretraining

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import numpy as np
@@ -19,14 +18,15 @@ from ase_finetune import Checkpoint, FineTunedCalculator, Splits, TrainConfig, f
 from ase_finetune.committee import (
     ABOVE,
     BELOW,
-    EMPTY,
+    COPIES,
+    IMPOSSIBLE,
     KNOWN,
-    NOT_FINITE,
+    NO_FORCES,
     OVERLAPPING,
     atom_disagreement,
     select_frames,
 )
-from ase_finetune.environments import environments
+from ase_finetune.environments import environments, nearest, scale_of
 from ase_finetune.errors import ConfigError, DataError
 from systems import get_system
 
@@ -100,8 +100,7 @@ def by_hand(frames, committee, count):
     width = {}
     for z in set(of.values()):
         mine = [a for a in atoms if of[a] == z]
-        pairs = [apart(a, b) for k, a in enumerate(mine) for b in mine[k + 1 :]]
-        width[z] = np.median(pairs)
+        width[z] = np.sqrt(np.mean([apart(a, b) ** 2 for a in mine for b in mine]))
     chosen: list[int] = []
     for _ in range(count):
         wanted = []
@@ -133,23 +132,49 @@ def test_the_order_of_the_pool_does_not_matter(committee):
     assert tuple(order[list(found.indices)]) == select_frames(frames, committee, 4).indices
 
 
-def test_copies_are_taken_once(committee):
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_copies_are_taken_once(committee, dtype):
     first, other = pool()[-1], pool()[0]
+    first.set_cell([9.0, 9.0, 9.0])
+    first.pbc = True
     moved = first.copy()
     moved.translate([0.3, 0.1, 0.2])
-    found = select_frames([first, other, moved, first.copy()], committee, 4)
+    turned = first[[1, 0, 2]]
+    turned.pbc = False
+    turned.positions = Rotation.random(random_state=1).apply(turned.positions)
+    members = FineTunedCalculator(committee.checkpoints, dtype=dtype)
+    found = select_frames([first, other, moved, turned, first.copy()], members, 5)
     assert len(found.indices) == 2 and 1 in found.indices
+    assert len(found.left_out[COPIES]) == 3
     assert np.isfinite(found.disagreement).all()
 
 
+def test_the_scale_is_that_of_all_pairs():
+    rng = np.random.default_rng(0)
+    rows = np.where(np.arange(800)[:, None] % 2, 5.0, 0.0) + rng.normal(size=(800, 6))
+    pairs = ((rows[:, None] - rows[None]) ** 2).sum(-1)
+    found = scale_of(rows.astype(np.float32))
+    assert found.pairs == pytest.approx(pairs.mean(), rel=1e-5)
+    alike = scale_of(np.ones((5, 6), dtype=np.float32))
+    assert 0.0 < alike.rounding <= alike.pairs < 1e-8
+
+
+def test_the_nearest_of_many_is_found():
+    rng = np.random.default_rng(0)
+    rows, others = (rng.normal(size=(n, 4)).astype(np.float32) for n in (20_011, 7))
+    expected = ((rows[:, None] - others[None]).astype(np.float64) ** 2).sum(-1).min(axis=1)
+    np.testing.assert_allclose(nearest(rows, others), expected, atol=1e-6)
+
+
 def test_what_cannot_be_used_is_left_out_with_its_reason(committee):
-    frames = [*pool(6), Atoms()]
+    flat = Atoms("H2", [[0, 0, 0], [0.9, 0, 0]], cell=[[5, 0, 0], [0, 5, 0], [1, 1, 0]], pbc=True)
+    frames = [*pool(6), Atoms(), flat, Atoms("H", cell=[9, 9, 0], pbc=True)]
     frames[0].positions[0, 0] = np.nan
     frames[1].positions[1] = frames[1].positions[0] + 0.1
     plain = select_frames(pool(6), committee, 6).disagreement
     low, high = np.sort(plain[3:])[[0, -1]]
     found = select_frames(
-        frames,
+        [*frames, bulk("Mo")],
         committee,
         6,
         known=[bulk("Mo", cubic=True), frames[2].copy()],
@@ -157,24 +182,59 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(committee):
         at_most=high * 0.99,
     )
     assert {why: len(i) for why, i in found.left_out.items()} == {
-        EMPTY: 1, NOT_FINITE: 1, OVERLAPPING: 1, KNOWN: 1, BELOW: 1, ABOVE: 1,
+        IMPOSSIBLE: 4, OVERLAPPING: 1, KNOWN: 1, BELOW: 2, ABOVE: 1,
     }  # fmt: skip
-    assert found.left_out[NOT_FINITE] == (0,) and found.left_out[KNOWN] == (2,)
+    assert found.left_out[IMPOSSIBLE] == (0, 6, 7, 8) and found.left_out[KNOWN] == (2,)
     assert np.isnan(found.disagreement[:3]).all() and (found.atoms[:3] == -1).all()
     assert len(found.indices) == 1
 
 
+def test_a_crystal_without_forces_is_left_out(committee):
+    crystals = [bulk("Mo", a=a) for a in (2.9, 3.1, 3.3)]
+    found = select_frames([*crystals, pool()[3]], committee, 4)
+    assert found.indices == (3,) and found.left_out == {BELOW: (0, 1, 2)}
+
+
+def test_a_frame_without_finite_forces_does_not_end_the_work(committee):
+    far = molecule("H2O")
+    far.positions[:2] += [[1e40, 0, 0], [3e40, 0, 0]]
+    members = FineTunedCalculator(committee.checkpoints, dtype="float32")
+    found = select_frames([pool()[1], far, pool()[3]], members, 3)
+    assert found.left_out == {NO_FORCES: (1,)} and set(found.indices) == {0, 2}
+
+
+def test_what_remains_falls_along_the_list(committee):
+    found = select_frames(pool(), committee, 6)
+    assert found.remaining[0] == pytest.approx(found.disagreement[found.indices[0]])
+    assert list(found.remaining) == sorted(found.remaining, reverse=True)
+    assert all(
+        left <= found.disagreement[i]
+        for left, i in zip(found.remaining, found.indices, strict=True)
+    )
+
+
 def test_a_committee_is_of_different_potentials(committee):
-    for members in ([checkpoint()], [checkpoint(), checkpoint()]):
-        with pytest.raises(ConfigError, match="two different potentials"):
+    one, other = checkpoint(), checkpoint(scale=1.1)
+    for members in ([one], [one, checkpoint()], [one, other, other]):
+        with pytest.raises(ConfigError, match="two potentials or more, no two of them equal"):
             select_frames(pool(), FineTunedCalculator(members), 2)
-    for settings in ({"count": 0}, {"at_least": -1.0}, {"at_least": 2.0, "at_most": 1.0}):
-        with pytest.raises(ConfigError, match="Choose one frame or more"):
+    for settings, said in (
+        ({"count": 0}, "count is 0"),
+        ({"at_least": -1.0}, "at-least is -1"),
+        ({"at_least": np.nan}, "at-least is nan"),
+        ({"at_least": 2.0, "at_most": 1.0}, "at-most is 1; give more eV/A than at-least, 2"),
+        ({"at_most": np.nan}, "at-most is nan"),
+    ):
+        with pytest.raises(ConfigError, match=said):
             select_frames(pool(), committee, **{"count": 2, **settings})
     with pytest.raises(DataError, match="pool is empty"):
         select_frames([], committee, 2)
-    with pytest.raises(DataError, match="lacks Cu, which the pool set contains"):
-        select_frames([bulk("Cu")], committee, 2)
+    with pytest.raises(DataError, match="is Cu in frame 1 of the pool set, which not every"):
+        select_frames([pool()[0], bulk("Cu")], committee, 2)
+    broken = pool()[1]
+    broken.positions[0] = np.nan
+    with pytest.raises(DataError, match="frame 0 of the known set: The position 0"):
+        select_frames(pool(), committee, 2, known=[broken])
 
 
 def test_potentials_of_300_K_find_what_is_new_to_them():
@@ -190,7 +250,8 @@ def test_potentials_of_300_K_find_what_is_new_to_them():
     ]
     frames = [*data["train"][34:64], *new]
     found = select_frames(frames, FineTunedCalculator(members), 4)
-    assert min(found.indices[:2]) >= 30 and len(new) == 4, found
+    assert len(new) == 4 and min(np.argsort(-found.disagreement)[:2]) >= 30, found
+    assert found.indices[0] >= 30 and sum(i >= 30 for i in found.indices[:3]) == 2, found
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +262,8 @@ def folder(tmp_path_factory):
     checkpoint(scale=1.2).save(path / "b")
     frames = pool(6)
     for i, frame in enumerate(frames):
-        frame.info.update(config_type="hot", energy_of_something=-3.0, REF_energy=1.0)
+        frame.info.update(config_type="hot", energy_of_something=-3.0, REF_energy=1.0, charge=1)
+        frame.set_initial_magnetic_moments(np.arange(len(frame)))
         forces = np.full((len(frame), 3), float(i))
         frame.calc = SinglePointCalculator(frame, energy=1.0 * i, forces=forces)
     write(path / "md.xyz", frames[:4])
@@ -227,10 +289,17 @@ def test_the_command_writes_structures_without_labels(folder):
     assert len(chosen) == 3
     for atoms, i in zip(chosen, expected.indices, strict=True):
         np.testing.assert_allclose(atoms.positions, frames[i].positions, atol=1e-7)
-        assert atoms.calc is None and set(atoms.arrays) == {"numbers", "positions"}
+        assert atoms.calc is None and set(atoms.arrays) == {
+            "numbers",
+            "positions",
+            "initial_magmoms",
+        }
+        assert atoms.info["charge"] == 1 and atoms.get_initial_magnetic_moments()[-1] > 0
         where = f"md.xyz@{i}" if i < 4 else f"more.traj@{i - 4}"
         assert atoms.info["source"].endswith(where)
-        assert set(atoms.info) == {"config_type", "source", "disagreement_eV_per_A"}
+        assert set(atoms.info) == {
+            "config_type", "charge", "source", "disagreement_eV_per_A",
+        }  # fmt: skip
         assert atoms.info["disagreement_eV_per_A"] == pytest.approx(
             expected.disagreement[i], abs=1e-4
         )
@@ -249,21 +318,42 @@ def test_the_command_speaks_json(folder, tmp_path):
     first = found["chosen"][0]
     frame = pool(6)[int(first["frame"].rpartition("@")[2])]
     assert frame.symbols[first["atom"]] == first["element"]
-    assert found["quantiles"]["0.5"] < found["quantiles"]["0.99"]
+    assert found["quantiles"]["median"] < found["quantiles"]["largest"]
+    assert len(found["disagreement"]) == 4
+    done = call(
+        "select", folder / "a", folder / "b", "--pool", folder / "md.xyz", "--every", 3,
+        "--out", tmp_path / "few.xyz", "--json",
+    )  # fmt: skip
+    few = json.loads(done.stdout)
+    assert few["pool"] == 2
+    assert {row["frame"].rpartition("@")[2] for row in few["chosen"]} == {"0", "3"}
 
 
-def test_the_command_says_why_nothing_is_chosen(folder, tmp_path):
-    options = ["--pool", folder / "md.xyz", "--out", tmp_path / "none.xyz"]
-    said = refused("select", folder / "a", folder / "b", *options, "--at-least", 1e6)
-    assert "no frame to choose: of 4, 4 with less disagreement than the least" in said
-    assert not (tmp_path / "none.xyz").exists()
-    assert "two different potentials" in refused("select", folder / "a", *options)
-    assert "two different potentials" in refused("select", folder / "a", folder / "a", *options)
+def test_the_command_says_what_is_wrong(folder, tmp_path):
+    out = tmp_path / "none.xyz"
+
+    def says(*options, members=("a", "b"), file=out):
+        paths = [folder / name for name in members]
+        return refused("select", *paths, "--pool", folder / "md.xyz", "--out", file, *options)
+
+    said = says("--at-least", 1e6)
+    assert "no frame to choose of 4: 4 with disagreement below at-least (the largest dis" in said
+    assert "two potentials or more" in says(members=["a"])
+    assert "two potentials or more" in says(members=["a", "b", "a"])
+    assert "more.traj is a file, not a checkpoint folder" in says(members=["a", "b", "more.traj"])
+    assert "--every is 0" in says("--every", 0)
+    assert "count is 0" in says("--count", 0)
+    assert "ends in .xyz" in says(file=tmp_path / "none.traj")
+    assert "no folder" in says(file=tmp_path / "nowhere" / "none.xyz")
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_selection_holds_what_it_says(committee):
-    found = select_frames(pool(), committee, 2)
-    assert [f.name for f in dataclasses.fields(found)] == [
-        "indices", "disagreement", "atoms", "left_out",
-    ]  # fmt: skip
-    assert found.left_out == {}
+def test_fewer_frames_than_asked_for_are_told(folder, tmp_path):
+    strange = tmp_path / "md [old].xyz"
+    write(strange, [pool()[1]] * 3)
+    done = call(
+        "select", folder / "a", folder / "b", "--pool", strange, "--out", tmp_path / "one.xyz"
+    )
+    assert done.exit_code == 0, done.output
+    assert "1 frames of 20 asked for" in done.output and "md [old].xyz@" in done.output
+    assert "2 with environments that are all among the chosen ones" in done.output

@@ -21,6 +21,7 @@ from mace_kinds import (
 )
 
 from ase_finetune import FineTunedCalculator
+from ase_finetune.committee import select_frames
 from ase_finetune.config import RefineConfig
 from ase_finetune.cuda_graphs import KEPT, RECORD_AT
 from ase_finetune.determinism import repeatable
@@ -214,3 +215,17 @@ def test_each_device_has_recordings_of_its_own(splits, on_cuda):
         found.append([calculator.evaluate_batch([atoms])[0]["forces"] for atoms in path])
     for first, second in zip(*found, strict=True):
         np.testing.assert_allclose(first, second, rtol=0, atol=1e-10)
+
+
+def test_a_committee_chooses_what_it_chooses_on_a_cpu(splits, tiny_config):
+    members = [
+        finetune(splits, dataclasses.replace(tiny_config, optimizer=name))
+        for name in ("adamw", "soap")
+    ]
+    pool = [*splits.train, *splits.valid]
+    found = [
+        select_frames(pool, FineTunedCalculator(members, device=device), 3)
+        for device in ("cpu", "cuda")
+    ]
+    assert found[0].indices == found[1].indices
+    np.testing.assert_allclose(found[1].disagreement, found[0].disagreement, rtol=1e-6)

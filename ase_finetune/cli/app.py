@@ -42,7 +42,7 @@ from ase_finetune.cli.properties import FORMS, check_new
 from ase_finetune.cli.refine import refine
 from ase_finetune.cli.report import report
 from ase_finetune.cli.results import show
-from ase_finetune.cli.select import select
+from ase_finetune.cli.selection import select
 from ase_finetune.cli.study import study
 from ase_finetune.cli.systems import systems
 from ase_finetune.errors import ConfigError, UserError

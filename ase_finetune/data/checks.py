@@ -69,7 +69,7 @@ def check_structures(
     _check_finite(frames, stress, name)
     _check_weights(frames, name)
     if elements is not None:
-        check_elements(frames, elements, name)
+        _check_elements(frames, elements, name)
     _check_overlaps(frames, name)
     _check_zeroed(frames, name)
 
@@ -168,8 +168,7 @@ def _check_weights(frames: Sequence[Atoms], name: str) -> None:
             )
 
 
-def check_elements(frames: Sequence[Atoms], elements: Sequence[int], name: str) -> None:
-    """Stop on an element that a model lacks."""
+def _check_elements(frames: Sequence[Atoms], elements: Sequence[int], name: str) -> None:
     present = {int(z) for frame in frames for z in np.unique(frame.numbers)}
     lacking = sorted(present - {int(z) for z in elements})
     if lacking:

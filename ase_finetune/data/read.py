@@ -70,7 +70,7 @@ def read_frames(
         The message lists the label-like keys that the file has.
     """
     path = Path(path)
-    raw = _read(path)
+    raw = _read(path, "labelled frames" if labelled else "frames")
     wanted = {"energy": energy_key, "forces": forces_key}
     if stress or (stress is None and stress_key != STRESS_KEY):
         wanted["stress"] = stress_key
@@ -158,7 +158,7 @@ def stress_voigt(value: Any) -> NDArray[np.float64]:
     return voigt
 
 
-def _read(path: Path) -> list[Atoms]:
+def _read(path: Path, what: str) -> list[Atoms]:
     if not path.exists():
         raise DataError(f"There is no file {path}: check the path.")
     try:
@@ -168,11 +168,11 @@ def _read(path: Path) -> list[Atoms]:
     except Exception as error:  # every ASE reader has its own exceptions
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DataError(
-            f"{path.name} cannot be read as labelled frames ({reason}): "
+            f"{path.name} cannot be read as {what} ({reason}): "
             "give extended XYZ, this project's HDF5, or another file that ASE reads."
         ) from error
     if not frames:
-        raise DataError(f"{path.name} holds no frames: give a file with labelled structures.")
+        raise DataError(f"{path.name} holds no frames: give a file with {what}.")
     return [frames] if isinstance(frames, Atoms) else list(frames)
 
 
