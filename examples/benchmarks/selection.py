@@ -5,11 +5,12 @@
 A potential is fine-tuned on some frames of 300 K. Some of a pool are labelled and added, and it is
 fine-tuned again: drawn at random, those that `select_frames` chooses, those on which the committee
 disagrees most whether or not they are alike, and those whose atoms are farthest in features from
-all others' (sum over atoms), without a committee. The pool holds the other training frames (300 K) and half of the frames
-out of distribution (600 K, torsions, a hydrogen transfer); the other half and `test_id` are
-measured, so that there are frames of the same trajectories and scans in both halves. Prints one JSON
-line for each seed and way to choose: force RMSE, and the error that 1 % of the atoms exceed, in
-meV/A; and one for the committee: how its disagreement and the largest error of an atom rank frames.
+all others' (sum over atoms), without a committee. The pool holds the other training frames (300 K)
+and half of the frames out of distribution (600 K, torsions, a hydrogen transfer); the other half
+and `test_id` are measured, so that both halves have frames of the same trajectories and scans.
+Prints one JSON line for each seed and way to choose: force RMSE, and the error that 1 % of the
+atoms exceed, in meV/A; and one for the committee: how its disagreement and the largest error of an
+atom rank the frames of the pool.
 """
 
 from __future__ import annotations
