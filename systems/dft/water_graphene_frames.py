@@ -5,7 +5,8 @@ sampled ones (`systems.dft.water_graphene_sample`); ids tell family, number of m
 and frame: ``md_300K_08_02_03`` is frame 3 of trajectory 2, with 8 H2O. Two more, before and after a
 proton has gone from one molecule to another, are of a trajectory of a refined potential
 (``examples/plot_6_water_graphene.py``). Those of ``selected_10_01_00`` and like ids were chosen
-by ``ase-finetune select`` from trajectories of fine-tuned potentials.
+by ``ase-finetune select`` from trajectories of fine-tuned potentials, those of ``drawn_10_01_00``
+and like ids drawn at random from the same, to compare with.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ BOND = 1.3  # A, longest O-H distance that counts as bonded
 ATOMS = "IsolatedAtom"
 ADSORPTION = "adsorption"
 TRANSFER = "proton_transfer"
-SELECTED = "selected"
+SELECTED, DRAWN = "selected", "drawn"
 FIRST_FRAMES = 7  # cover all splits
 CUTOFFS = (600.0, CUTOFF_RY, 1200.0, 800.0, 400.0)
 SHEET_AT_GAMMA = "sheet_gamma"
@@ -101,7 +102,7 @@ TRAJECTORIES = (
 def split_of(atoms: Atoms) -> str:
     """Return the split of a frame from the trajectory in its id."""
     family = str(atoms.info["config_type"])
-    if family in (ATOMS, SELECTED):
+    if family in (ATOMS, SELECTED, DRAWN):
         return "train"
     if family in (ADSORPTION, TRANSFER):
         return "reference"
@@ -181,8 +182,9 @@ def label_jobs() -> Iterator[Job]:
     for name in TRANSFER_IDS:
         yield Job(name, TRANSFER, _bare(sampled()[name]), LEVEL)
     for name, atoms in sampled().items():
-        if name.startswith(SELECTED):
-            yield Job(name, SELECTED, _bare(atoms), LEVEL)
+        family = name.split("_")[0]
+        if family in (SELECTED, DRAWN):
+            yield Job(name, family, _bare(atoms), LEVEL)
 
 
 def plan_levels() -> dict[str, Level]:

@@ -29,6 +29,7 @@ from ase.optimize import FIRE
 from scipy.spatial.transform import Rotation
 
 from systems.dft.water_graphene_frames import (
+    DRAWN,
     EARLIER,
     SAMPLED,
     SELECTED,
@@ -137,17 +138,24 @@ def take(path: Path) -> None:
     ase.io.write(SAMPLED, list(known.values()), format="extxyz")
 
 
-def take_selected(path: Path) -> None:
-    """Take in what ``ase-finetune select`` chose, as the next round of such frames."""
+def take_more(path: Path, family: str) -> None:
+    """Take in frames of dynamics, as the next round of a family.
+
+    `SELECTED` ones are what ``ase-finetune select`` chose, `DRAWN` ones were drawn at random from
+    the same trajectories.
+    """
     known = sampled()
-    rounds = {name.split("_")[2] for name in known if name.startswith(SELECTED)}
+    rounds = {name.split("_")[2] for name in known if name.startswith(family)}
     for index, atoms in enumerate(ase.io.read(path, ":", format="extxyz")):
         molecules = int((atoms.numbers == 8).sum())
         frame = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
         frame.positions[:, 2] -= frame.positions[frame.numbers == 6, 2].mean()
         frame.positions = np.round(frame.positions, 8)
-        name = f"{SELECTED}_{molecules:02d}_{len(rounds) + 1:02d}_{index:02d}"
-        sampler = f"chosen by ase-finetune select, {atoms.info['disagreement_eV_per_A']} eV/A"
+        name = f"{family}_{molecules:02d}_{len(rounds) + 1:02d}_{index:02d}"
+        sampler = "drawn at random from the trajectories that select had"
+        if family == SELECTED:
+            apart = atoms.info["disagreement_eV_per_A"]
+            sampler = f"chosen by ase-finetune select, {apart} eV/A"
         frame.info = {"id": name, "sampler": sampler}
         known[name] = frame
     ase.io.write(SAMPLED, list(known.values()), format="extxyz")
@@ -161,9 +169,12 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=len(TRAJECTORIES), help="trajectories to run")
     parser.add_argument("--take", type=Path, metavar="FILE", help="frames sampled earlier")
     parser.add_argument("--take-selected", type=Path, metavar="FILE", help="chosen frames")
+    parser.add_argument("--take-drawn", type=Path, metavar="FILE", help="frames drawn at random")
     args = parser.parse_args()
-    if args.take_selected:
-        take_selected(args.take_selected)
+    if args.take_selected or args.take_drawn:
+        for path, family in ((args.take_selected, SELECTED), (args.take_drawn, DRAWN)):
+            if path:
+                take_more(path, family)
         return
     if args.take:
         take(args.take)
