@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from systems import get_system
@@ -165,3 +166,27 @@ def test_the_table_of_replay_frames_is_stored():
         for text, weight in zip(others, ("0", "0.003", "0.01", "0.03"), strict=True):
             assert agrees(text, mean("refined", weight, rows[name])), (name, weight)
     assert get_system("mo").recipe["replay_weight"] == 0.01
+
+
+def test_what_chosen_frames_are_worth_is_stored():
+    path = ROOT / "examples/results/benchmarks/selection.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+
+    def error(way):
+        found = [
+            one["out_of_distribution"]["rmse"]
+            for one in lines
+            if one["name"].startswith(f"selection on acetylacetone: {way},")
+        ]
+        assert len(found) == 5
+        return f"{np.exp(np.mean(np.log(found))):.0f}"
+
+    def rank(kind):
+        found = [one for one in lines if one["name"].startswith(f"committee of {kind} ")]
+        return f"{np.mean([one['rank_correlation'] for one in found]):.2f}"
+
+    text = " ".join(README.split())
+    assert f"from {error('none')} to {error('select')} meV/A, twelve drawn at random to" in text
+    assert f"at random to {error('random')} (means over five seeds;" in text
+    assert f"correlation of {rank('optimizers')} instead of {rank('seeds')} (" in text
+    assert abs(float(error("farthest")) - float(error("select"))) < 2.0  # "do as well there"
