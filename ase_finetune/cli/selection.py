@@ -60,10 +60,11 @@ def select(
 ) -> None:
     """Choose frames to label next: unlike each other, and those where potentials disagree.
 
-    Active learning by a committee: potentials fine-tuned on the same data, best by different
-    optimizers. A frame's disagreement is the largest on its atoms of the root mean square distance
-    of their forces from the mean. The file has structures without labels or constraints, the
-    most wanted first; magnetic moments, charges, tags, charge, spin and config_type are kept.
+    Active learning by a committee: potentials fine-tuned on the same data,
+    best by different optimizers. A frame's disagreement is the largest on
+    its atoms of the root mean square distance of their forces from the mean.
+    The file has structures without labels or constraints, the most wanted
+    first; magnetic moments, charges, tags and config_type are kept.
     """
     from ase_finetune.calculator import FineTunedCalculator
     from ase_finetune.committee import check_numbers, select_frames
