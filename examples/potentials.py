@@ -72,15 +72,15 @@ def refinement(system: str, method: str, evaluations: int) -> RefineConfig:
     return RefineConfig(method=method, evaluations=evaluations, **settings)
 
 
-def splits_of(system: str, without: str | None = None) -> Splits:
-    """Return the frames of a system, to train on all but those of one configuration type."""
+def splits_of(system: str, without: tuple[str, ...] = ()) -> Splits:
+    """Return the frames of a system, to train on all but those whose ids begin so."""
     sets = get_system(system).frames()
-    sets["train"] = [a for a in sets["train"] if a.info["config_type"] != without]
+    sets["train"] = [a for a in sets["train"] if not a.info["id"].startswith(without)]
     return Splits.from_named(sets)
 
 
 def fine_tuned(
-    system: str, optimizer: str, epochs: int, more: int = 0, without: str | None = None
+    system: str, optimizer: str, epochs: int, more: int = 0, without: tuple[str, ...] = ()
 ) -> Path:
     """Return the checkpoint folder of a fine-tuned potential, training it unless it is there."""
     config = training(system, optimizer, epochs, more)
@@ -96,7 +96,7 @@ def fine_tuned(
 
 
 def refined(
-    system: str, tuned: Path, method: str, evaluations: int, without: str | None = None
+    system: str, tuned: Path, method: str, evaluations: int, without: tuple[str, ...] = ()
 ) -> Path:
     """Return the checkpoint folder of a refined potential, refining it unless it is there."""
     config = refinement(system, method, evaluations)
@@ -108,7 +108,7 @@ def refined(
     return folder
 
 
-def summary(system: str, checkpoint: str | Path, without: str | None = None) -> dict[str, Any]:
+def summary(system: str, checkpoint: str | Path, without: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return how a potential was made, and its force errors on the system's frames."""
     loaded = Checkpoint.load(checkpoint)
     frames = dict(splits_of(system, without).items())

@@ -15,7 +15,7 @@ from systems import get_system
 GALLERY = Path(__file__).resolve().parent.parent / "examples" / "results" / "gallery"
 REFINED = ("L-BFGS", "LM")
 SCREWS = ("zero-shot", "adam", "adam+LM")
-WATER = ("adam", "schedulefree", "soap", "adam_lbfgs")
+WATER = ("adam", "schedulefree", "soap", "adam_lbfgs", "adam_lbfgs_selected")
 
 
 def stored(page: str, name: str) -> dict[str, Any]:
@@ -208,3 +208,33 @@ class TestWater:
         g = run["curves"]["g_OO"]
         highest = run["numbers"]["g_OO_peak_height"]["value"]
         assert highest == pytest.approx(max(g["y"]), rel=0.25)
+
+    def test_a_committee_would_have_told_of_ions(self) -> None:
+        frames = stored("water_graphene", "committee")["frames"]
+        data = get_system("water_graphene")
+        known = {a.info["id"] for s in data.frames().values() for a in s if len(a) > 3}
+        assert known <= {f["id"] for f in frames}
+        later = ("selected", "drawn")
+        held_out = [
+            f for f in frames if f["split"] != "train" or f["config_type"].startswith(later)
+        ]
+        (ions,) = (f for f in held_out if f["id"].endswith("_ions"))
+        others = [f for f in held_out if not f["config_type"].startswith(later) and f != ions]
+        for key in ("disagreement", "error"):
+            assert ions[key] > max(f[key] for f in others), key
+        chosen, drawn = (
+            [f["disagreement"] for f in frames if f["config_type"] == kind] for kind in later
+        )
+        assert (len(chosen), len(drawn)) == (10, 6)
+        assert min(chosen) > np.median(drawn)
+
+    def test_what_frames_labelled_later_do_is_stored(self) -> None:
+        added = stored("water_graphene", "added")
+        before = {name: stored("water_graphene", name) for name in ("adam", "soap", "adam_lbfgs")}
+        for name, run in zip(added["none"], before.values(), strict=True):
+            for key, value in run["force_rmse_meV_per_A"].items():
+                assert added["none"][name]["force_rmse_meV_per_A"][key] == pytest.approx(value)
+            found = {label: rows[name]["frames"]["train"] for label, rows in added.items()}
+            assert found == {
+                "none": 19, "six drawn at random": 25, "six chosen": 25, "ten chosen": 29,
+            }  # fmt: skip
