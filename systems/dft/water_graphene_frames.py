@@ -5,8 +5,9 @@ sampled ones (`systems.dft.water_graphene_sample`); ids tell family, number of m
 and frame: ``md_300K_08_02_03`` is frame 3 of trajectory 2, with 8 H2O. Two more, before and after a
 proton has gone from one molecule to another, are of a trajectory of a refined potential
 (``examples/plot_6_water_graphene.py``). Those of ``selected_10_01_00`` and like ids were chosen
-by ``ase-finetune select`` from trajectories of fine-tuned potentials, those of ``drawn_10_01_00``
-and like ids drawn at random from the same, to compare with.
+by ``ase-finetune select`` from trajectories of fine-tuned potentials (when its lengths were
+medians, not means), those of ``drawn_10_01_00`` and like ids drawn at random from the same, to
+compare with.
 """
 
 from __future__ import annotations
