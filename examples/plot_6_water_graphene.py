@@ -33,6 +33,7 @@ import gallery
 import numpy as np
 import potentials
 from ase.io.trajectory import Trajectory
+from matplotlib import ticker
 
 from ase_finetune.committee import atom_disagreement
 from ase_finetune.data.read import is_isolated_atom
@@ -363,10 +364,10 @@ for name in ("g_OO_peak_height", "g_OO_peak_position", "D", "HOH_angle_mean"):
 judged = page.load("committee")
 sets = {
     "train": ("trained on", gallery.GRAY, "o"),
-    "rest": ("held out: 300 K, 500 K, 4 and 14 molecules", gallery.BLUE, "o"),
+    "rest": ("held out, and references", gallery.BLUE, "o"),
     "ions": (r"H$_3$O$^+$ and OH$^-$", gallery.VERMILION, "*"),
-    "drawn": ("drawn at random from dynamics", gallery.ORANGE, "D"),
-    "selected": ("chosen from dynamics by the committee", gallery.GREEN, "s"),
+    "drawn": ("dynamics, drawn at random", gallery.ORANGE, "D"),
+    "selected": ("dynamics, chosen by it", gallery.GREEN, "s"),
 }
 
 
@@ -379,7 +380,7 @@ def kind(frame):
     return "train" if frame["split"] == "train" else "rest"
 
 
-figure, ((axes,),) = gallery.subplots(1, 1, width=5.4, height=3.6)
+figure, ((axes,),) = gallery.subplots(1, 1, height=3.8)
 for name, (text_shown, color, marker) in sets.items():
     points = [f for f in judged["frames"] if kind(f) == name]
     size = 13 if marker == "*" else 5
@@ -392,9 +393,13 @@ for name, (text_shown, color, marker) in sets.items():
         mew=0,
         label=text_shown,
     )
+for axis, ticks in ((axes.xaxis, (0.03, 0.05, 0.1, 0.2, 0.3)), (axes.yaxis, (0.1, 0.3, 1, 3))):
+    axis.set_major_locator(ticker.FixedLocator(ticks))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(ticker.NullFormatter())
 axes.set_xlabel("disagreement of the committee (eV/A)")
 axes.set_ylabel("error of its mean (eV/A)")
-gallery.legend_above(figure, axes, columns=2)
+gallery.legend_above(figure, axes, columns=3)
 gallery.show(figure, "water_graphene_committee")
 
 # %%
