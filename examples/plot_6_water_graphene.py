@@ -358,7 +358,7 @@ for name in ("g_OO_peak_height", "g_OO_peak_position", "D", "HOH_angle_mean"):
 #
 # .. code-block:: console
 #
-#    $ ase-finetune select ADAM SOAP SCHEDULEFREE LBFGS --pool lbfgs_300K.traj \\
+#    $ ase-finetune select ADAM SOAP SCHEDULEFREE LBFGS --pool lbfgs_300K.traj \
 #        --pool lbfgs_400K.traj --pool soap_400K.traj --count 6 --out chosen.xyz
 
 judged = page.load("committee")
