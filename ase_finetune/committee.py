@@ -191,8 +191,8 @@ def check_numbers(count: int, at_least: float, at_most: float) -> None:
     """
     if count < 1:
         raise ConfigError(f"The count is {count}; choose one frame or more.")
-    if not (np.isfinite(at_least) and at_least >= 0.0):
-        raise ConfigError(f"at-least is {at_least:g}; give a number of eV/A that is not negative.")
+    if not 0.0 < at_least < np.inf:
+        raise ConfigError(f"at-least is {at_least:g}; give a number of eV/A above zero.")
     if not at_most > at_least:
         raise ConfigError(f"at-most is {at_most:g}; give more eV/A than at-least, {at_least:g}.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import numpy as np
@@ -15,12 +16,14 @@ from scipy.spatial.transform import Rotation
 from test_cli import call, refused
 
 from ase_finetune import Checkpoint, FineTunedCalculator, Splits, TrainConfig, finetune
+from ase_finetune.cli.selection import select
 from ase_finetune.committee import (
     ABOVE,
     BELOW,
     COPIES,
     IMPOSSIBLE,
     KNOWN,
+    LEAST,
     NO_FORCES,
     OVERLAPPING,
     atom_disagreement,
@@ -221,6 +224,7 @@ def test_a_committee_is_of_different_potentials(committee):
     for settings, said in (
         ({"count": 0}, "count is 0"),
         ({"at_least": -1.0}, "at-least is -1"),
+        ({"at_least": 0.0}, "at-least is 0"),
         ({"at_least": np.nan}, "at-least is nan"),
         ({"at_least": 2.0, "at_most": 1.0}, "at-most is 1; give more eV/A than at-least, 2"),
         ({"at_most": np.nan}, "at-most is nan"),
@@ -346,6 +350,10 @@ def test_the_command_says_what_is_wrong(folder, tmp_path):
     assert "ends in .xyz" in says(file=tmp_path / "none.traj")
     assert "no folder" in says(file=tmp_path / "nowhere" / "none.xyz")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_and_the_function_have_one_least():
+    assert inspect.signature(select).parameters["at_least"].default == LEAST
 
 
 def test_fewer_frames_than_asked_for_are_told(folder, tmp_path):

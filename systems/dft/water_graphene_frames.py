@@ -5,9 +5,11 @@ sampled ones (`systems.dft.water_graphene_sample`); ids tell family, number of m
 and frame: ``md_300K_08_02_03`` is frame 3 of trajectory 2, with 8 H2O. Two more, before and after a
 proton has gone from one molecule to another, are of a trajectory of a refined potential
 (``examples/plot_6_water_graphene.py``). Those of ``selected_10_01_00`` and like ids were chosen
-by ``ase-finetune select`` from trajectories of fine-tuned potentials (when its lengths were
-medians, not means), those of ``drawn_10_01_00`` and like ids drawn at random from the same, to
-compare with.
+by ``ase-finetune select`` (when its lengths were medians, not means) from dynamics of that page's
+potentials, frames 10 fs apart from `film` by `properties.nvt_trajectory`: in round 01 Adam + L-BFGS
+at 300 K (10 ps, seed 1) and 400 K (6 ps, seed 12) and SOAP at 400 K (1.3 ps, seed 13), in round 02
+Adam + L-BFGS at 300 K (20 ps, seed 11). Those of ``drawn_10_01_00`` and like ids were drawn
+from the frames of round 01 by ``numpy.random.default_rng(0).choice``, to compare with.
 """
 
 from __future__ import annotations
